@@ -1,0 +1,1 @@
+"""Hierarchical VAE surrogates of parametric simulations (to come)."""

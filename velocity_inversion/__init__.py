@@ -1,0 +1,1 @@
+"""Shot gathers to velocity with uncertainty (to come)."""

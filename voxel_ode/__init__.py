@@ -1,0 +1,1 @@
+"""Autoregressive 3-D surrogate of geothermal reservoirs (to come)."""
