@@ -7,12 +7,12 @@ otherwise not noticed. `torch.load(path)["state_dict"]` gives the weights to any
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import pickle
+import re
 import struct
 import zipfile
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ from torch import nn
 
 from common import distributed
 from common.errors import DataError
-from common.files import atomic_path, write_bytes
+from common.files import atomic_path, temporary_path, write_bytes
 
 FORMAT = "strata-checkpoint-1"
 Tree = Any  # tensors and plain values in nested dicts and lists
@@ -59,9 +59,12 @@ class Checkpoint:
 
 
 def plain_weights(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the weights of `module` on the CPU, contiguous, without the prefixes of DDP and compile."""
-    state = distributed.unwrap(module).state_dict()
-    return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    """Return the weights of `module` on the CPU, without the prefixes of DDP and compile.
+
+    On the CPU they share memory with the module, so that a checkpoint which holds them twice (as weights and
+    as the averaged network of the training state) stores them once.
+    """
+    return {name: value.detach().cpu() for name, value in distributed.unwrap(module).state_dict().items()}
 
 
 def content_hash(tree: Tree) -> str:
@@ -97,13 +100,16 @@ def plain_tree(tree: Tree) -> Tree:
     if isinstance(tree, torch.Tensor):
         return tree.detach().cpu()
     if isinstance(tree, dict):
-        return {key: plain_tree(value) for key, value in tree.items()}
+        return {plain_tree(key): plain_tree(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
         return [plain_tree(value) for value in tree]
     if isinstance(tree, Path):
         return str(tree)
-    if tree is None or isinstance(tree, str | bool | int | float):
+    if tree is None or isinstance(tree, bool):
         return tree
+    for kind in (str, int, float):  # their subclasses (numpy.float64, enums) would be refused on loading
+        if isinstance(tree, kind):
+            return kind(tree)
     raise TypeError(f"a checkpoint cannot hold {type(tree).__name__}: {tree!r}")
 
 
@@ -115,7 +121,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
         UserError: the folder cannot be written.
     """
     content = plain_tree({f.name: getattr(checkpoint, f.name) for f in dataclasses.fields(checkpoint)})
-    document = {"format": FORMAT, "sha256": content_hash(content), "torch": torch.__version__, **content}
+    document = {"format": FORMAT, "sha256": content_hash(content), "torch": str(torch.__version__), **content}
     with atomic_path(path, needed_bytes=_tensor_bytes(content)) as temporary:
         torch.save(document, temporary)
 
@@ -141,7 +147,8 @@ def load_document(path: str | Path) -> dict[str, Any]:
     try:
         document = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it asks for {asked[1]}" if asked else "no torch file"
         raise DataError(
             f"{path}: refused, it holds something other than weights and plain values ({reason}); "
             "expected a file written by torch.save of tensors, or by this project"
@@ -204,14 +211,15 @@ def load(
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Make `target` the same file as `source`, atomically, where possible without writing it twice."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.link")
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
+    temporary = temporary_path(target.with_name(f"{target.name}.link"))
+    temporary.unlink(missing_ok=True)
     try:
         os.link(source, temporary)
         os.replace(temporary, target)
     except OSError:
         write_bytes(target, source.read_bytes())
+    finally:
+        temporary.unlink(missing_ok=True)  # a rename over another name of the same file leaves it
 
 
 def newest_first(folder: str | Path, pattern: str) -> list[Path]:
@@ -265,6 +273,9 @@ def load_safetensors(path: str | Path, *, package: str, kinds: Iterable[str] = (
         raise DataError(f"{path}: not a readable safetensors file ({error}); copy the file again") from error
     if metadata.get("format") != FORMAT:
         raise DataError(f"{path}: format {metadata.get('format')!r}, expected {FORMAT!r}; export it again")
+    missing = sorted({"package", "kind", "config", "normalization", "step"} - set(metadata))
+    if missing:
+        raise DataError(f"{path}: metadata {missing} are missing; export it again")
     kinds = tuple(kinds)
     if metadata["package"] != package or (kinds and metadata["kind"] not in kinds):
         found = f"{metadata['package']} {metadata['kind']}"

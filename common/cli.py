@@ -186,7 +186,7 @@ def _build_parser(
 
 def _add_flag(group: Any, field: dataclasses.Field[Any], hint: Any, more_names: tuple[str, ...]) -> None:
     meta = field.metadata
-    names = [f"--{name}" for name in (field.name, *meta.get("aliases", ()), *more_names)]
+    names = [_underscored(f"--{name}") for name in (field.name, *meta.get("aliases", ()), *more_names)]
     shown = "none" if field.default is None or field.default == "" else field.default
     shown = " ".join(map(str, shown)) if isinstance(shown, tuple) else shown
     unit = f" [{meta['unit']}]" if meta.get("unit") else ""
@@ -307,7 +307,8 @@ def _exit_code(function: Callable[[Sequence[str]], int | None], argv: Sequence[s
     try:
         _require_safe_torch()
         code = function(argv) or EXIT_DONE
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None when the caller closed it
+            sys.stdout.flush()
         return code
     except StrataError as error:
         is_main = os.environ.get("RANK", "0") == "0"

@@ -9,7 +9,7 @@ import contextlib
 import os
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -47,6 +47,11 @@ def resolve_device(name: str = "auto", *, local_rank: int | None = None) -> torc
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device mps: not available on this machine; use --device cpu")
     return torch.device(kind)
+
+
+def is_cuda(device: torch.device) -> bool:
+    """Tell whether `device` is an NVIDIA (or ROCm) GPU."""
+    return device.type == "cuda"
 
 
 def has_fast_bf16(device: torch.device) -> bool:
@@ -151,6 +156,8 @@ def move(batch: Batch, device: torch.device) -> Batch:
         return batch.to(device, non_blocking=True)
     if isinstance(batch, dict):
         return type(batch)((key, move(value, device)) for key, value in batch.items())
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(move(value, device) for value in batch))
     if isinstance(batch, list | tuple):
         return type(batch)(move(value, device) for value in batch)
     return batch
@@ -204,7 +211,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def explain_out_of_memory(advice: str):
+def explain_out_of_memory(advice: str) -> Iterator[None]:
     """Turn a failed allocation inside the block into a DataError that ends with `advice`."""
     try:
         yield

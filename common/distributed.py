@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import inspect
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
@@ -19,9 +20,11 @@ from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import record as record  # noqa: PLC0414
 from torch.nn.parallel import DistributedDataParallel
 
+from common.device import is_cuda
 from common.errors import DataError, DivergedError, StrataError, UserError
 
 T = TypeVar("T")
+_session_numbers = itertools.count()
 _ERRORS = {cls.__name__: cls for cls in (UserError, DataError, DivergedError, StrataError)}
 
 
@@ -46,10 +49,13 @@ def session(device: torch.device, timeout_s: float = 600.0) -> Iterator[None]:
         yield
         return
     timeout = datetime.timedelta(seconds=timeout_s)
-    if device.type == "cuda":
-        dist.init_process_group("nccl", timeout=timeout, device_id=device)
-    else:
-        dist.init_process_group("gloo", timeout=timeout)
+    # A second session of one process must not read the addresses that the first one left in the store.
+    store, own_rank, size = next(dist.rendezvous("env://", timeout=timeout))
+    store = dist.PrefixStore(f"session {next(_session_numbers)}", store)
+    backend, device_id = ("nccl", device) if is_cuda(device) else ("gloo", None)
+    dist.init_process_group(
+        backend, store=store, rank=own_rank, world_size=size, timeout=timeout, device_id=device_id
+    )
     try:
         yield
     finally:
@@ -144,13 +150,21 @@ def broadcast_tensors(tensors: Sequence[torch.Tensor]) -> None:
 
 
 def average_buffers(module: nn.Module) -> None:
-    """Replace the floating buffers of `module` (BatchNorm statistics) by their mean over ranks, in place."""
+    """Replace the running statistics of the norms in `module` by their mean over ranks, in place."""
     if not is_distributed():
         return
-    for buffer in module.buffers():
-        if buffer.is_floating_point():
-            dist.all_reduce(buffer, op=dist.ReduceOp.SUM)
-            buffer.div_(world_size())
+    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._NormBase)]
+    buffers = [b.data for norm in norms for b in (norm.running_mean, norm.running_var) if b is not None]
+    if buffers:
+        mean = reduce_mean(torch.cat(buffers))
+        # `data` leaves the version counters alone: autograd forbids changes between forward and backward,
+        # but a norm in training mode never reads these in its backward.
+        torch._foreach_copy_(buffers, mean.split([buffer.numel() for buffer in buffers]))
+
+
+def _average_after_training(module: nn.Module, *_: Any) -> None:
+    if module.training:
+        average_buffers(module)
 
 
 @contextlib.contextmanager
@@ -193,8 +207,9 @@ def shard(count: int) -> range:
 def parallel(module: nn.Module, **options: Any) -> nn.Module:
     """Return `module` under DistributedDataParallel when there are several ranks, else unchanged.
 
-    On CUDA BatchNorm becomes SyncBatchNorm; on CPU the statistics of the ranks are averaged by
-    `average_buffers` instead, since SyncBatchNorm has no CPU kernel.
+    On CUDA BatchNorm becomes SyncBatchNorm. That has no CPU kernel: there every forward in training mode ends
+    with the mean of the ranks' running statistics. So the ranks hold equal weights and buffers at any moment,
+    and the checkpoint that rank 0 writes is the state of all. All ranks must take part in such a forward.
     """
     if not is_distributed():
         return module
@@ -202,7 +217,9 @@ def parallel(module: nn.Module, **options: Any) -> nn.Module:
     options["forward_sync_buffers" if newer else "broadcast_buffers"] = False
     device = next(module.parameters()).device
     if device.type == "cpu":
-        return DistributedDataParallel(module, **options)
+        wrapped = DistributedDataParallel(module, **options)
+        wrapped.register_forward_hook(_average_after_training)
+        return wrapped
     module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
     return DistributedDataParallel(module, device_ids=[device], **options)
 

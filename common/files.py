@@ -39,22 +39,41 @@ def atomic_path(path: str | Path, *, needed_bytes: int = 0) -> Iterator[Path]:
     path = Path(path)
     make_folder(path.parent)
     require_free_space(path, needed_bytes)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{_HOST}.part")
+    temporary = temporary_path(path)
     try:
-        yield temporary
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
+        with explain_full_disk(path, temporary):
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, path)
+            _sync(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def explain_full_disk(path: str | Path, temporary: str | Path | None = None) -> Iterator[None]:
+    """Turn a write inside the block that fails for lack of room into a DataError that names `path`.
+
+    Args:
+        path: what the user knows.
+        temporary: the file that is really written, when it is another one.
+    """
+    try:
+        yield
     except (OSError, RuntimeError, ValueError) as error:
-        reason = _full_disk_reason(error, temporary)
+        reason = _full_disk_reason(error, Path(temporary or path))
         if reason is None:
             raise
         raise DataError(
             f"{path}: could not be written: {reason}; free some space or choose another --out"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+
+
+def temporary_path(path: str | Path) -> Path:
+    """Return the name beside `path` that `remove_stale_temporaries` knows as this process's temporary."""
+    path = Path(path)
+    return path.with_name(f".{path.name}.{os.getpid()}.{_HOST}.part")
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

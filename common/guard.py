@@ -58,6 +58,7 @@ class Guard:
         self.stop_signal = 0  # the number of the agreed signal, 0 = none
         self._caught_signal = 0
         self._in_a_row = 0
+        self._clean = True  # no update was left out since the last step boundary
         self._fresh = False
         self._old_handlers: dict[int, Any] = {}
 
@@ -79,8 +80,8 @@ class Guard:
         self.stop_signal = int(signal_number)
         self._fresh = True
         if not nonfinite:
-            self._in_a_row = 0
             return True
+        self._clean = False
         self.skipped += 1
         self._in_a_row += 1
         if self.on_nonfinite == "stop" or self._in_a_row >= MAX_SKIPPED_IN_A_ROW:
@@ -93,6 +94,9 @@ class Guard:
         if not self._fresh:
             self.agree({})
         self._fresh = False
+        if self._clean:  # a step with one good update of two does not end a row of bad ones
+            self._in_a_row = 0
+        self._clean = True
         return self.stop_signal
 
     def __enter__(self) -> Guard:

@@ -6,6 +6,7 @@ carriage returns.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 
 from common import distributed
 from common.errors import missing_library
-from common.files import write_text
+from common.files import explain_full_disk, write_text
 
 LOGGER_NAME = "strata"
 
@@ -37,13 +38,20 @@ class _Console(logging.Handler):
     """Write records to stderr, above the progress bar when there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if sys.stderr is None:
+            return
         text = self.format(record)
-        if sys.stderr.isatty():
-            from tqdm import tqdm
+        with contextlib.suppress(OSError):  # its reader may have gone, as in `script 2>&1 | head`
+            if _on_terminal():
+                from tqdm import tqdm
 
-            tqdm.write(text, file=sys.stderr)
-        else:
-            print(text, file=sys.stderr, flush=True)
+                tqdm.write(text, file=sys.stderr)
+            else:
+                print(text, file=sys.stderr, flush=True)
+
+
+def _on_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 class RunLog:
@@ -77,6 +85,8 @@ class RunLog:
         self._bar = self._writer = self._wandb = self._file_handler = self._metrics = None
         if not self._active:
             return
+        if wandb_project:  # first, since it may be missing and nothing else is open yet
+            self._wandb = _start_wandb(wandb_project, folder, config or {})
         self._file_handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
         self._file_handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         self.logger.addHandler(self._file_handler)
@@ -87,9 +97,7 @@ class RunLog:
             from torch.utils.tensorboard.writer import SummaryWriter
 
             self._writer = SummaryWriter(str(tensorboard), purge_step=start_step or None)
-        if wandb_project:
-            self._wandb = _start_wandb(wandb_project, folder, config or {})
-        if sys.stderr.isatty():
+        if _on_terminal():
             from tqdm import tqdm
 
             self._bar = tqdm(total=total_steps, initial=start_step, unit="step", dynamic_ncols=True)
@@ -108,8 +116,9 @@ class RunLog:
             return
         assert self._metrics is not None
         seconds = round(time.perf_counter() - self._started, 3)
-        self._metrics.write(json.dumps({"step": step, "seconds": seconds, **_finite(values)}) + "\n")
-        self._metrics.flush()
+        with explain_full_disk(self._metrics.name):
+            self._metrics.write(json.dumps({"step": step, "seconds": seconds, **_finite(values)}) + "\n")
+            self._metrics.flush()
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
@@ -137,7 +146,8 @@ class RunLog:
         """Finish all records."""
         for part in (self._bar, self._writer, self._metrics):
             if part is not None:
-                part.close()
+                with contextlib.suppress(OSError):  # a full disk was reported when it was met
+                    part.close()
         if self._wandb is not None:
             self._wandb.finish()
         if self._file_handler is not None:

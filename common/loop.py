@@ -52,7 +52,8 @@ def train(
     try:
         with guard:
             return run.run()
-    except BaseException:
+    except BaseException as error:
+        error.add_note(f"rank {distributed.rank()} of {distributed.world_size()}, step {run.step}")
         with contextlib.suppress(Exception):
             folder.status("failed", step=run.step)
         raise
@@ -149,6 +150,8 @@ class _Run:
     def _log_window(self) -> None:
         assert self.log is not None
         names = sorted(self.sums)
+        if not names:
+            return
         means = [self.sums[name].float().to(self.guard.device) / self.counts[name] for name in names]
         values = dict(zip(names, distributed.reduce_mean(torch.stack(means)).tolist(), strict=True))
         self.log.metrics(self.step, values)
@@ -191,7 +194,13 @@ class _Run:
     def _save(self, *, is_best: bool = False, only_last: bool = False) -> None:
         """Save the whole state; all ranks take part, rank 0 writes."""
         per_epoch = self.cadence.steps_per_epoch
-        loop_state = {"best": self.best, "sums": dict(self.sums), "counts": dict(self.counts)}
+        loop_state = {
+            "best": self.best,
+            "scores": self.scores,
+            "evaluated_step": self.evaluated_step,
+            "sums": dict(self.sums),
+            "counts": dict(self.counts),
+        }
         state = Checkpoint(
             package=self.task.package,
             kind=self.task.kind,
@@ -227,9 +236,12 @@ class _Run:
         assert found is not None
         self.task.load_state_dict(found.training["task"])
         loop_state = found.training["loop"]
-        self.best, self.step, self.saved_step = loop_state["best"], found.step, found.step
+        self.best, self.step = loop_state["best"], found.step
+        if path.parent.resolve() == self.store.folder.resolve():  # another run's state is not saved here yet
+            self.saved_step = found.step
         self.sums = {name: value.to(self.guard.device) for name, value in loop_state["sums"].items()}
         self.counts = loop_state["counts"]
+        self.scores, self.evaluated_step = loop_state["scores"], loop_state["evaluated_step"]
         if len(found.rng) == distributed.world_size():
             devices.set_rng_state(found.rng[distributed.rank()], self.guard.device)
         get_logger().info(f"{path}: continuing after step {self.step}")

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from common import distributed
 from common.device import Precision
+from common.errors import UserError
 from common.guard import Guard
 
 
@@ -110,15 +111,21 @@ def clip_gradients(parameters: Iterable[torch.Tensor], max_norm: float = 0.0) ->
 
 
 def split_batch(batch: Any, parts: int) -> list[Any]:
-    """Cut `batch` (tensors [B, ...], lists of B, or dicts of them) into `parts` pieces along B."""
+    """Cut `batch` (tensors [B, ...], lists of B, or dicts of them) into `parts` equal pieces along B.
+
+    Raises:
+        UserError: B is no multiple of `parts`, so that the mean of the pieces' losses would not be that of B.
+    """
     if parts == 1:
         return [batch]
-    if isinstance(batch, torch.Tensor):
-        return list(batch.chunk(parts))
     if isinstance(batch, dict):
         pieces = {key: split_batch(value, parts) for key, value in batch.items()}
         return [{key: piece[i] for key, piece in pieces.items()} for i in range(parts)]
-    size = math.ceil(len(batch) / parts)
+    size, rest = divmod(len(batch), parts)
+    if rest or size == 0:
+        raise UserError(
+            f"a batch of {len(batch)} samples cannot be cut into {parts} equal pieces; choose a divisor"
+        )
     return [batch[i * size : (i + 1) * size] for i in range(parts)]
 
 
@@ -198,8 +205,6 @@ class Updater:
         self.scaler.update()
         if self.schedule is not None:
             self.schedule.step()
-        if next(self.module.parameters()).device.type == "cpu":
-            distributed.average_buffers(self.module)
         if self.ema is not None:
             self.ema.update(self.module)
 

@@ -133,6 +133,7 @@ class RunFolder:
         self.package = package
         self.layout = layout or Layout()
         self._lock: FolderLock | None = None
+        self._state = ""
         with distributed.shared_errors():
             if distributed.is_main():
                 self._open(config, options, origins or {})
@@ -189,6 +190,7 @@ class RunFolder:
 
     def status(self, state: str, *, step: int = 0, signal: int = 0) -> None:
         """Write status.json: running, finished, stopped or failed, at which step, by which signal."""
+        self._state = state
         if distributed.is_main():
             now = datetime.now(UTC).isoformat(timespec="seconds")
             write_json(
@@ -204,7 +206,10 @@ class RunFolder:
         """Return itself."""
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and self._state == "running":  # it failed before or after the training itself
+            with contextlib.suppress(Exception):
+                self.status("failed")
         self.close()
 
 

@@ -36,13 +36,15 @@ class CheckpointStore:
     def save(self, checkpoint: Checkpoint, *, is_best: bool) -> None:
         """Write a numbered checkpoint, make it `last` (and `best`), and drop numbered ones that are too old.
 
-        An epoch in the name counts from 0: the file written when the first epoch is done is epoch 0's.
+        An epoch in the name counts from 0: the file written when the first epoch is done is epoch 0's. `best`
+        is written first: the state that says "this is the best" must not outlive a kill without its file.
         """
-        name = self.layout.numbered.format(step=checkpoint.step, epoch=max(0, checkpoint.epoch - 1))
-        checkpoints.save(self.folder / name, checkpoint)
-        checkpoints.link_or_copy(self.folder / name, self.last)
-        if is_best:
-            checkpoints.link_or_copy(self.folder / name, self.folder / self.layout.best)
+        numbered = self.layout.numbered.format(step=checkpoint.step, epoch=max(0, checkpoint.epoch - 1))
+        names = [self.layout.best] if is_best else []
+        first, *others = [self.folder / name for name in (*names, numbered, self.layout.last)]
+        checkpoints.save(first, checkpoint)
+        for other in others:
+            checkpoints.link_or_copy(first, other)
         for old in checkpoints.newest_first(self.folder, self.layout.pattern)[self.keep :]:
             old.unlink()
 
@@ -63,17 +65,30 @@ class CheckpointStore:
             path = Path(resume)
             inside = [path / self.layout.last, path / self.layout.checkpoints / self.layout.last]
             return next((p for p in inside if p.is_file()), path)
-        candidates = [self.last, *checkpoints.newest_first(self.folder, self.layout.pattern)]
-        candidates = [path for path in candidates if path.is_file()]
-        for path in candidates:
-            try:
-                checkpoints.load(path, package=package)
+        numbered = checkpoints.newest_first(self.folder, self.layout.pattern)
+        last_step = self._readable_step(self.last, package) if self.last.is_file() else None
+        for path in numbered:
+            if last_step is not None and path.samefile(self.last):
+                return self.last
+            step = self._readable_step(path, package)
+            # A kill between a numbered save and its link leaves `last` behind the newest number.
+            if step is not None and (last_step is None or step > last_step):
                 return path
-            except DataError as error:
-                get_logger().warning("warning: %s; trying the one before", error)
-        if candidates:
+            if last_step is not None:
+                return self.last
+        if last_step is not None:
+            return self.last
+        if numbered or self.last.is_file():
             raise DataError(
-                f"{self.folder}: none of its {len(candidates)} checkpoints can be read; "
+                f"{self.folder}: none of its {len(numbered) + self.last.is_file()} checkpoints can be read; "
                 "choose another --out to start again"
             )
         return None
+
+    def _readable_step(self, path: Path, package: str) -> int | None:
+        """Return the step of the checkpoint at `path`, or None, with a warning, when it cannot be read."""
+        try:
+            return checkpoints.load(path, package=package).step
+        except DataError as error:
+            get_logger().warning("warning: %s; trying another one", error)
+            return None

@@ -1,0 +1,253 @@
+"""Training samples: folders of volume pairs, or cubes made on the fly; crops, augmentation, solved time.
+
+An item is a dict of float32 tensors [1, Z, Y, X]: image, and what the heads need of fsem, fdip, fstrike, dhr,
+rgt, tau (solved geological time in voxels); and "source", a string that names where it came from.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from common.errors import DataError
+from common.noise import numpy_stream
+from common.normalization import ClippedZScore
+from common.sampling import Draw
+from fault_seg.augment import augment, crop
+from fault_seg.geotime import solve_geological_time
+from fault_seg.synthetic import GeneratorConfig, make_sample
+from fault_seg.volumes import check_finite, open_volume, read_volume
+
+Shape = tuple[int, int, int]
+TARGETS = {"fault": ("fsem", "fdip", "fstrike"), "dhr": ("dhr",), "rgt": ("rgt", "dhr", "fsem")}
+CLIP_STD = 5.0
+
+
+def targets_of(heads: Iterable[str]) -> list[str]:
+    """Return the names of the target volumes that the heads need, each once."""
+    return list(dict.fromkeys(name for head in heads for name in TARGETS[head]))
+
+
+def normalise_image(image: np.ndarray) -> np.ndarray:
+    """Return `image` at zero mean and unit std, clipped at 5, by the rule inference has for surveys."""
+    return ClippedZScore.from_sample(image[image != 0]).apply(image)
+
+
+def solved_time(dhr: np.ndarray, fsem: np.ndarray) -> np.ndarray:
+    """Return the solved geological time [n1, n2, n3] in voxels; unlabelled voxels count as no fault."""
+    return solve_geological_time(torch.from_numpy(dhr), torch.from_numpy(fsem).clamp_min(0)).numpy()
+
+
+class _Volumes(Dataset[dict[str, Any]]):
+    """What both kinds of samples share: from whole volumes to an item."""
+
+    def __init__(self, heads: tuple[str, ...], seed: int, crop_shape: Shape | None, augmented: bool) -> None:
+        self.heads = heads
+        self.seed = seed
+        self.crop_shape = crop_shape
+        self.augmented = augmented
+
+    def _item(self, volumes: dict[str, np.ndarray], position: int, source: str) -> dict[str, Any]:
+        rng = numpy_stream(self.seed, "crop and augment", position)
+        if self.crop_shape is not None:
+            full = volumes["image"].shape
+            origin = [int(rng.integers(0, n - c + 1)) for n, c in zip(full, self.crop_shape, strict=True)]
+            volumes = crop(volumes, (origin[0], origin[1], origin[2]), self.crop_shape)
+        if self.augmented:
+            volumes = augment(volumes, rng)
+        volumes = {**volumes, "image": np.clip(volumes["image"], -CLIP_STD, CLIP_STD)}
+        tensors = {
+            n: torch.from_numpy(np.ascontiguousarray(v, dtype=np.float32)[None]) for n, v in volumes.items()
+        }
+        return {**tensors, "source": source}
+
+
+class SyntheticVolumes(_Volumes):
+    """Cubes of the generator, a new one for every position of the draw.
+
+    Args:
+        generator: what to make.
+        num_samples: length, for counting epochs.
+        heads: which targets an item holds.
+        seed: of the cubes, crops and augmentation.
+        crop_shape: (z, y, x) of a random crop; None = whole cubes.
+        augmented: turn, flip and disturb.
+    """
+
+    def __init__(
+        self,
+        generator: GeneratorConfig,
+        num_samples: int,
+        heads: tuple[str, ...],
+        *,
+        seed: int,
+        crop_shape: Shape | None = None,
+        augmented: bool = False,
+    ) -> None:
+        super().__init__(heads, seed, crop_shape, augmented)
+        self.generator = generator
+        self.num_samples = num_samples
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        sample = make_sample(self.seed, draw.position, self.generator)
+        volumes = {"image": normalise_image(sample.image)}
+        volumes |= {name: getattr(sample, name) for name in targets_of(self.heads)}
+        if "rgt" in self.heads:
+            volumes["tau"] = solved_time(sample.dhr, sample.fsem)
+        return self._item(volumes, draw.position, f"synthetic sample {draw.position}")
+
+
+class VolumePairs(_Volumes):
+    """Images and targets in two folders: `{i}.bin` or `{i}.npy`, and `{i}_fsem.bin` and so on.
+
+    Args:
+        data_dir: folder of the images.
+        target_dir: folder of the targets.
+        shape: (n1, n2, n3); zeros are found from the files.
+        heads: which targets must exist.
+        seed: of crops and augmentation.
+        crop_shape: (z, y, x) of a random crop; None = whole cubes.
+        augmented: turn, flip and disturb.
+        limit: use samples 0..limit-1; 0 = all.
+
+    Raises:
+        DataError: a folder or a partner is missing, or a crop is larger than the cubes.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        target_dir: Path,
+        shape: Shape,
+        heads: tuple[str, ...],
+        *,
+        seed: int = 0,
+        crop_shape: Shape | None = None,
+        augmented: bool = False,
+        limit: int = 0,
+    ) -> None:
+        super().__init__(heads, seed, crop_shape, augmented)
+        self.data_dir, self.target_dir = Path(data_dir), Path(target_dir)
+        self.images = find_images(self.data_dir)
+        if limit > len(self.images):
+            raise DataError(
+                f"{data_dir}: {len(self.images)} samples found, {limit} asked for; lower the number"
+            )
+        self.images = self.images[: limit or None]
+        self.shape = find_shape(self.data_dir, self.images[0], shape)
+        self.targets = {
+            name: [self._target(path, name) for path in self.images] for name in targets_of(heads)
+        }
+        if crop_shape is not None and any(c > n for c, n in zip(crop_shape, self.shape, strict=True)):
+            raise DataError(
+                f"{data_dir}: cubes of {self.shape}, smaller than --crop {crop_shape}; lower --crop"
+            )
+        self._tau: dict[int, np.ndarray] = {}
+
+    def _target(self, image: Path, name: str) -> Path:
+        for suffix in (".bin", ".npy"):
+            path = self.target_dir / f"{image.stem}_{name}{suffix}"
+            if path.is_file():
+                return path
+        raise DataError(
+            f"{self.target_dir}: no {image.stem}_{name}.bin or .npy, the partner of {image}; "
+            "add it, or switch its head off"
+        )
+
+    def check(self) -> None:
+        """Read every file once: sizes, finite values, labels in {-1, 0, 1}."""
+        for index, image in enumerate(self.images):
+            for name, path in (("image", image), *((n, paths[index]) for n, paths in self.targets.items())):
+                with open_volume(path, self.shape) as volume:
+                    if volume.shape != self.shape:
+                        raise DataError(f"{path}: shape {volume.shape}, expected {self.shape} as the others")
+                    check_finite(volume)
+                    if name == "fsem":
+                        _check_labels(path, volume.read(0, self.shape[2]))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        index = draw.index
+        volumes = {"image": normalise_image(read_volume(self.images[index], self.shape))}
+        volumes |= {name: read_volume(paths[index], self.shape) for name, paths in self.targets.items()}
+        if "rgt" in self.heads:
+            if index not in self._tau:
+                self._tau[index] = solved_time(volumes["dhr"], volumes["fsem"])
+            volumes["tau"] = self._tau[index]
+        return self._item(volumes, draw.position, str(self.images[index]))
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Return the images 0, 1, 2 ... of a data folder.
+
+    Raises:
+        DataError: the folder is missing or empty, or a number is missing between others.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; run make_data.py, or train with --synthetic")
+    found = {int(p.stem): p for p in folder.iterdir() if re.fullmatch(r"\d+\.(bin|npy)", p.name)}
+    if not found:
+        raise DataError(f"{folder}: holds no 0.bin or 0.npy; run make_data.py, or train with --synthetic")
+    missing = next((i for i in range(len(found)) if i not in found), None)
+    if missing is not None:
+        raise DataError(
+            f"{folder}: {missing}.bin is missing, the numbers go up to {max(found)}; fill the gap"
+        )
+    return [found[i] for i in range(len(found))]
+
+
+def find_shape(folder: Path, first: Path, shape: Shape) -> Shape:
+    """Return (n1, n2, n3): as given, else from the .npy header, dataset.json, or an exact cube root.
+
+    Raises:
+        DataError: none of these tells.
+    """
+    if all(shape):
+        return shape
+    if first.suffix == ".npy":
+        with open_volume(first) as volume:
+            return volume.shape
+    description = read_description(folder.parent)
+    if description:
+        n1, n2, n3 = description["shape"]
+        return (n1, n2, n3)
+    samples = first.stat().st_size // 4
+    edge = round(samples ** (1 / 3))
+    if edge**3 * 4 != first.stat().st_size:
+        raise DataError(
+            f"{first}: {first.stat().st_size} bytes are no cube of float32 and there is no dataset.json; "
+            "pass --n1 --n2 --n3"
+        )
+    return (edge, edge, edge)
+
+
+def read_description(folder: Path) -> dict[str, Any] | None:
+    """Return what make_data wrote about its data set, None when there is no dataset.json."""
+    path = folder / "dataset.json"
+    if not path.is_file():
+        return None
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        n1, n2, n3 = (int(n) for n in description["shape"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not readable ({error}); run make_data.py again") from error
+    return {**description, "shape": (n1, n2, n3)}
+
+
+def _check_labels(path: Path, labels: np.ndarray) -> None:
+    bad = ~np.isin(labels, (-1.0, 0.0, 1.0))
+    if bad.any():
+        z, y, x = np.argwhere(bad)[0]
+        raise DataError(f"{path}: {labels[z, y, x]:g} at z {z} y {y} x {x}, expected -1, 0 or 1")

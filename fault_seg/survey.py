@@ -1,0 +1,289 @@
+"""Inference over a survey of any size, streamed: the file in, tiles through the network, files out.
+
+1. The image is normalised by one rule for the whole survey and run tile by tile along the inlines; finished
+   slabs of fault probability, dip, strike, image and time correction go to scratch files on disk.
+2. The geological time is solved once for the survey, on a coarser grid when memory asks for it.
+3. The scratch files are turned into the output volumes, inline by inline.
+
+Only slabs are in memory. Under torchrun each rank computes its inlines; rank 0 writes the files.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common import blocks, distributed
+from common.files import require_free_space
+from common.log import get_logger
+from common.normalization import ClippedZScore
+from common.running_stats import Reservoir
+from fault_seg.geotime import monotone, reflection_slopes, solve_from_slopes
+from fault_seg.maps import Model, fault_angles, split_maps
+from fault_seg.slabs import Volume
+
+RESERVOIR_SAMPLES = 1_000_000
+MIN_FAULT_WEIGHT = 0.2  # of the slopes at a fault, as in fault_seg.geotime
+# Peak of the networks in float32, bytes a voxel of a tile; measuring the slopes takes about as much.
+TILE_BYTES = {"hr": 320, "unet": 700, "mtl": 1400}
+SLOPE_BYTES = 320
+SLOPE_HALO = 16  # voxels: four sigmas of the structure tensor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the survey is cut: tiles, the blend weights' presence, and what was chosen for them."""
+
+    tiles: list[blocks.Tile]
+    block: tuple[int, ...]
+    exact: bool
+
+
+def survey_rule(volume: Volume, seed: int = 0, polarity: int = 1) -> ClippedZScore:
+    """Return the normalisation of the survey, from a sample of its live, non-zero values.
+
+    Raises:
+        DataError: no trace is live.
+    """
+    reservoir = Reservoir(RESERVOIR_SAMPLES, seed, "survey normalisation")
+    for _, slab in volume.slabs():
+        values = slab[slab != 0]
+        reservoir.update(values * polarity)
+    return ClippedZScore.from_sample(reservoir.values)
+
+
+def make_plan(model: Model, shape: tuple[int, int, int], block: int, overlap: str, max_memory: float) -> Plan:
+    """Return tiles that fit `max_memory` GiB: blended ones, or with a halo that makes them exact.
+
+    Raises:
+        UserError: the budget is too small for any tile.
+    """
+    exact = overlap == "exact" and model.radius is not None
+    halo = (model.radius or 0) if exact else 0
+    share = 0 if exact else min(int(overlap) if overlap.isdigit() else 32, block // 2)
+    channels = 9
+    chosen = blocks.choose_block(
+        shape,
+        TILE_BYTES[model.layout],
+        halo,
+        max_memory * 2**30,
+        model.multiple,
+        slab_bytes_per_voxel=4 * channels if exact else 12 * channels + 8,
+        cache_bytes_per_voxel=4,
+        limit=max(block, model.multiple),
+        overlap=share,
+        beyond_edge=False,
+    )
+    if exact:
+        tiles = blocks.plan_exact(shape, chosen, halo, model.multiple, beyond_edge=False)
+    else:
+        tiles = blocks.plan_blended(shape, chosen, share, model.multiple)
+    return Plan(tiles, chosen, exact)
+
+
+class Scratch:
+    """Raw float32 volumes on disk, [n1, n2, n3] each, that all ranks write to; deleted by `remove`.
+
+    Args:
+        folder: where they lie; made by rank 0.
+        shape: (n1, n2, n3).
+        names: of the volumes.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, int, int], names: list[str]) -> None:
+        self.folder = folder
+        self.shape = shape
+        n1, n2, n3 = shape
+        with distributed.shared_errors():
+            if distributed.is_main():
+                require_free_space(folder, 4 * n1 * n2 * n3 * len(names))
+                folder.mkdir(parents=True, exist_ok=True)
+                for name in names:
+                    with open(folder / name, "wb") as file:
+                        file.truncate(4 * n1 * n2 * n3)
+        self._volumes = {name: np.memmap(folder / name, "<f4", "r+", shape=(n3, n2, n1)) for name in names}
+
+    def write(self, name: str, x0: int, slab: np.ndarray) -> None:
+        """Store inlines from `x0` on, [n1, n2, k]."""
+        self._volumes[name][x0 : x0 + slab.shape[2]] = slab.transpose(2, 1, 0)
+
+    def read(self, name: str, x0: int, x1: int) -> np.ndarray:
+        """Return inlines x0:x1 as [n1, n2, k]."""
+        return np.ascontiguousarray(self._volumes[name][x0:x1]).transpose(2, 1, 0)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._volumes
+
+    def flush(self) -> None:
+        """Let the other ranks see what was written."""
+        for volume in self._volumes.values():
+            volume.flush()
+
+    def remove(self) -> None:
+        """Delete the files."""
+        self._volumes.clear()
+        if distributed.is_main():
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def run_network(
+    model: Model, volume: Volume, rule: ClippedZScore, plan: Plan, scratch: Scratch, polarity: int
+) -> None:
+    """Run the network over this rank's inlines and store fsem, fdip, fstrike, dhr and time in `scratch`."""
+
+    def read_plane(x: int) -> np.ndarray:
+        plane = volume.read(x, x + 1)[:, :, 0] * polarity
+        normalised = rule.apply(plane).astype(np.float32)
+        normalised[:, volume.null[:, x]] = 0  # the mean of the survey: nothing to see
+        return normalised[None]
+
+    def write(x0: int, slab: np.ndarray) -> None:
+        named = split_maps(slab, model.heads, model.layout)
+        if "orient" in named:
+            named["fdip"], named["fstrike"] = fault_angles(named.pop("orient"), named["fsem"])
+        for name, values in named.items():
+            scratch.write(name, x0, values)
+        if progress is not None:
+            progress(x0 + slab.shape[3])
+
+    progress = _progress(plan.tiles[0].shape[-1])
+    rank, world = distributed.rank(), distributed.world_size()
+    run = blocks.run_exact if plan.exact else blocks.run_blended
+    planes = blocks.planes_of(plan.tiles, rank, world)
+    if planes[0] < planes[1]:
+        run(model.maps, blocks.PlaneCache(read_plane), plan.tiles, write, planes=planes)
+    scratch.flush()
+    distributed.barrier()
+
+
+def _progress(num_inlines: int) -> Callable[[int], None] | None:
+    """Return a function that says how far the network is, at most every five seconds."""
+    if not distributed.is_main():
+        return None
+    started = last = time.perf_counter()
+
+    def say(done: int) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        if now - last > 5:
+            last = now
+            left = (now - started) * (num_inlines - done) / max(done, 1)
+            get_logger().info(f"inline {done} of {num_inlines}, about {left:.0f} s left")
+
+    return say
+
+
+def solve_survey_time(
+    scratch: Scratch, image: Callable[[int, int], np.ndarray], max_memory: float
+) -> Callable[[int, int], np.ndarray]:
+    """Solve the geological time of the survey; return a function (x0, x1) -> tau [n1, n2, k] in voxels.
+
+    Slopes are measured slab by slab; when the whole survey does not fit `max_memory` GiB, they are averaged
+    over blocks and the system is solved on that coarser grid. `image(x0, x1)` gives the clean image.
+    """
+    n1, n2, n3 = scratch.shape
+    budget = max_memory * 2**30
+    factor = 1
+    while SLOPE_BYTES * n1 * n2 * n3 / factor**3 > budget and factor < 16:
+        factor *= 2
+    coarse = tuple(-(-n // factor) for n in (n1, n2, n3))
+    sums = [np.zeros(coarse, np.float32) for _ in range(4)]  # P w, Q w, w, voxels
+    step = max(factor, int(budget / (4 * SLOPE_BYTES * n1 * n2)) // factor * factor)
+    for x0 in range(0, n3, step):
+        x1 = min(x0 + step, n3)
+        low, high = max(0, x0 - SLOPE_HALO), min(n3, x1 + SLOPE_HALO)
+        P, Q, planarity = reflection_slopes(torch.from_numpy(np.ascontiguousarray(image(low, high))))
+        inside = slice(x0 - low, x1 - low)
+        weight = planarity[:, :, inside]
+        if "fsem" in scratch:
+            fsem = torch.from_numpy(np.ascontiguousarray(scratch.read("fsem", x0, x1)))
+            weight = weight * (1 - fsem).clamp_min(MIN_FAULT_WEIGHT)
+        parts = (P[:, :, inside] * weight, Q[:, :, inside] * weight, weight, torch.ones_like(weight))
+        for total, part in zip(sums, parts, strict=True):
+            total[:, :, x0 // factor : -(-x1 // factor)] = _block_sums(part.numpy(), factor)
+    weight = torch.from_numpy(sums[2])
+    P, Q = (torch.from_numpy(total) / weight.clamp_min(1e-6) for total in sums[:2])
+    tau = solve_from_slopes(P, Q, weight / torch.from_numpy(sums[3]))
+    # Cell centres of the coarse grid, in voxels.
+    deviation = (tau - torch.arange(coarse[0])[:, None, None]) * factor
+
+    def read(x0: int, x1: int) -> np.ndarray:
+        z = torch.arange(n1, dtype=torch.float32)[:, None, None]
+        return (_interpolated(deviation, factor, (n1, n2), (x0, x1)) + z).numpy()
+
+    return read
+
+
+def _block_sums(values: np.ndarray, factor: int) -> np.ndarray:
+    """Return sums over blocks of factor^3 voxels; the last block of an axis may be smaller."""
+    if factor == 1:
+        return values
+    for axis in range(3):
+        values = np.add.reduceat(values, np.arange(0, values.shape[axis], factor), axis=axis)
+    return values
+
+
+def _interpolated(
+    coarse: torch.Tensor, factor: int, shape: tuple[int, int], window: tuple[int, int]
+) -> torch.Tensor:
+    """Return `coarse` interpolated linearly at the voxels [n1, n2, x0:x1]; the ends are kept constant."""
+    if factor == 1:
+        return coarse[:, :, window[0] : window[1]]
+    for axis, (start, stop) in enumerate(((0, shape[0]), (0, shape[1]), window)):
+        place = ((torch.arange(start, stop) + 0.5) / factor - 0.5).clamp(0, coarse.shape[axis] - 1)
+        low = place.floor().long()
+        high = (low + 1).clamp(max=coarse.shape[axis] - 1)
+        view = [1, 1, 1]
+        view[axis] = -1
+        share = (place - low).view(view)
+        coarse = coarse.index_select(axis, low) * (1 - share) + coarse.index_select(axis, high) * share
+    return coarse
+
+
+def time_slabs(
+    scratch: Scratch, live: np.ndarray, tau: Callable[[int, int], np.ndarray] | None, step: int
+) -> tuple[Callable[[int, int], np.ndarray], tuple[float, float]]:
+    """Return (function (x0, x1) -> time in voxels, (lowest, highest) over the live traces)."""
+
+    def read(x0: int, x1: int) -> np.ndarray:
+        correction = scratch.read("time", x0, x1)
+        return correction if tau is None else tau(x0, x1) + correction
+
+    low, high = np.inf, -np.inf
+    for x0 in range(0, scratch.shape[2], step):
+        x1 = min(x0 + step, scratch.shape[2])
+        values = read(x0, x1)[:, live[:, x0:x1]]
+        if values.size:
+            low, high = min(low, float(values.min())), max(high, float(values.max()))
+    return read, (low, high)
+
+
+def finish_time(
+    values: np.ndarray, limits: tuple[float, float], fsem: np.ndarray | None, threshold: float, clean: bool
+) -> np.ndarray:
+    """Return time in voxels as rgt 0..1, increasing down every trace off faults when `clean`."""
+    rgt = ((values - limits[0]) / max(limits[1] - limits[0], 1e-12)).astype(np.float32)
+    if clean:
+        rgt = monotone(rgt, None if fsem is None else fsem >= threshold)
+    return np.clip(rgt, 0, 1)
+
+
+def describe(plan: Plan, model: Model, rule: ClippedZScore) -> Mapping[str, Any]:
+    """Return what the side-car and the log say about a run."""
+    return {
+        "model": str(model.path.name),
+        "model_sha256": model.sha256,
+        "network": model.layout,
+        "kind": model.kind,
+        "normalisation": rule.state_dict(),
+        "block": list(plan.block),
+        "tiles": len(plan.tiles),
+        "tiling": "exact" if plan.exact else "blended",
+    }

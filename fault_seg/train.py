@@ -1,0 +1,280 @@
+"""Training of one network: the task, and `train(config, options)`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from common import device as devices
+from common import distributed, loop
+from common.checkpoint import Checkpoint, plain_tree, plain_weights
+from common.device import Precision, resolve_precision
+from common.errors import DataError
+from common.guard import Guard
+from common.log import get_logger
+from common.optim import Ema, Updater, adamw, warmup_cosine
+from common.run import Layout, RunFolder, TrainOptions, machine
+from common.sampling import Draw, StepSampler, steps_of, train_loader
+from common.task import Cadence, Phase, Result, Task
+from fault_seg.config import TrainConfig
+from fault_seg.dataset import Shape, SyntheticVolumes, VolumePairs
+from fault_seg.infer import load
+from fault_seg.losses import published_loss, strata_loss
+from fault_seg.maps import stack_maps, volumes_from
+from fault_seg.metrics import score_cube
+from fault_seg.model import build_network, pad_to_multiple, parameter_count, receptive_radius
+from fault_seg.synthetic import preset
+
+PACKAGE = "fault_seg"
+LAYOUT = Layout(
+    checkpoints=".", numbered="epoch={epoch}.ckpt", last="last.ckpt", best="best.ckpt", tensorboard="."
+)
+FINAL_LR_FRACTION = 0.02
+CLIP_NORM = 1.0
+NUM_SYNTHETIC_VALID = 16
+VALID_SCORES = ("ap", "tol_iou", "angle_median_deg", "rgt_mae", "dhr_psnr")
+
+
+class FaultTask(Task):
+    """Supervised training of one fault_seg network.
+
+    Args:
+        config: what to train.
+        valid: held-out samples.
+        guard: the agreement of the ranks.
+        precision: of the arithmetic.
+        total_steps: of the schedule.
+        compiled: whether to run the network through torch.compile.
+    """
+
+    package = PACKAGE
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        valid: Dataset[Any],
+        guard: Guard,
+        precision: Precision,
+        total_steps: int,
+        *,
+        compiled: bool = False,
+    ) -> None:
+        self.train_config = config
+        self.kind = config.task
+        self.config = {**plain_tree(asdict(config)), "heads": list(config.heads)}
+        self.normalization: dict[str, Any] = {"rule": "clipped z-score per survey"}
+        self.valid = valid
+        self.guard = guard
+        network = devices.channels_last(build_network(config.network, config.task, config.heads))
+        if config.init:
+            _start_from(network, config)
+        self.network = network.to(guard.device)
+        self.ema = Ema(self.network, config.ema) if config.ema else None
+        trained = distributed.parallel(self.network)
+        optimizer = adamw(trained, config.peak_lr, config.weight_decay)
+        schedule = warmup_cosine(optimizer, config.warmup_steps, total_steps, FINAL_LR_FRACTION)
+        self.update = Updater(
+            trained,
+            optimizer,
+            guard,
+            precision,
+            schedule=schedule,
+            max_norm=CLIP_NORM,
+            accumulate=config.accumulate,
+            ema=self.ema,
+        )
+        self._forward = devices.compile_if(compiled, trained)
+
+    def loss(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Return the parts of the loss and their weighted sum "loss"."""
+        outputs = self._forward(devices.like_weights(batch["image"]))
+        return self._parts(outputs, batch)
+
+    def _parts(self, outputs: dict[str, torch.Tensor], batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        c = self.train_config
+        if c.loss == "published":
+            parts = published_loss(outputs, batch)
+        else:
+            weights = {"fault": c.w_fault, "orient": c.w_orient, "dhr": c.w_dhr, "rgt": c.w_rgt}
+            parts = strata_loss(outputs, batch, weights)
+        total = parts.pop("total")
+        return {**{f"loss_{name}": value for name, value in parts.items()}, "loss": total}
+
+    def step(self, batch: dict[str, Any], step: int) -> dict[str, torch.Tensor | float]:
+        """Update once on the crops of `batch`."""
+        self.network.train()
+        values = self.update.step(self.loss, batch)
+        return {f"train_{name}": value for name, value in values.items()} | {"lr": self.update.lr}
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Return mean losses and scores over the validation cubes, shared among the ranks."""
+        network = (self.ema.module if self.ema else self.network).eval()
+        sums: dict[str, float] = {}
+        counts: dict[str, float] = {}
+        for i in distributed.shard(len(self.valid)):  # type: ignore[arg-type]
+            for name, value in self._valid_scores(network, self.valid[Draw(i, i)]).items():
+                if math.isfinite(value):
+                    sums[name] = sums.get(name, 0.0) + value
+                    counts[name] = counts.get(name, 0.0) + 1
+        names = sorted({name for names in distributed.gather_objects(list(sums)) for name in names})
+        total = distributed.reduce_sums({name: sums.get(name, 0.0) for name in names})
+        count = distributed.reduce_sums({name: counts.get(name, 0.0) for name in names})
+        return {name: total[name] / count[name] for name in names}
+
+    def _valid_scores(self, network: nn.Module, item: dict[str, Any]) -> dict[str, float]:
+        """Return losses and scores of one whole held-out cube."""
+        batch = {name: value[None] for name, value in item.items() if name != "source"}
+        padded = {name: pad_to_multiple(value, 16)[0].to(self.guard.device) for name, value in batch.items()}
+        with self.update.precision.autocast():
+            outputs = network(devices.like_weights(padded["image"]))
+        scores = {f"valid_{name}": float(value) for name, value in self._parts(outputs, padded).items()}
+        inside = tuple(slice(n) for n in item["image"].shape[1:])
+        maps = stack_maps(outputs)[0].cpu().numpy()[(slice(None), *inside)]
+        truth = {name: value[0].numpy() for name, value in item.items() if name != "source"}
+        found = volumes_from(maps, self.train_config.heads, self.train_config.network, truth.get("tau"))
+        measures = score_cube(found, truth, 0.5)
+        return scores | {f"valid_{name}": measures[name] for name in VALID_SCORES if name in measures}
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Return the averaged weights, or the plain ones without averaging."""
+        return plain_weights(self.ema.module if self.ema else self.network)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return network, optimizer, schedule and averages."""
+        return self.update.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore them."""
+        self.update.load_state_dict(state)
+
+    def accept(self, found: Checkpoint) -> None:
+        """Refuse to continue from another layout or set of heads."""
+        for name in ("network", "heads"):
+            if found.config[name] != self.config[name]:
+                raise DataError(
+                    f"--resume: the checkpoint has {name} {found.config[name]}, this run "
+                    f"{self.config[name]}; use the flags of the first start"
+                )
+
+
+def _start_from(network: nn.Module, config: TrainConfig) -> None:
+    """Load the weights of `--init`.
+
+    Raises:
+        DataError: they are of another layout or have other heads.
+    """
+    model = load(config.init)
+    if model.layout != config.network or model.heads != config.heads:
+        raise DataError(
+            f"{config.init}: network {model.layout} with heads {' '.join(model.heads)}, "
+            f"expected {config.network} with {' '.join(config.heads)}"
+        )
+    network.load_state_dict(model.network.state_dict())
+
+
+def make_datasets(config: TrainConfig, seed: int) -> tuple[Any, Any]:
+    """Return (training, validation) samples, checked.
+
+    Validation cubes of a synthetic run come from a seed of their own, so training never sees them.
+
+    Raises:
+        DataError: files are missing, of a wrong size, or hold wrong values.
+    """
+    shape: Shape = (config.n1, config.n2, config.n3)
+    whole = {"heads": config.heads, "seed": seed}
+    crops = {**whole, "crop_shape": config.crop_shape, "augmented": config.augment}
+    if not config.synthetic:
+        train_set = VolumePairs(
+            config.folder("data_train"), config.folder("target_train"), shape, limit=config.ntrain, **crops
+        )
+        valid_set = VolumePairs(
+            config.folder("data_valid"), config.folder("target_valid"), shape, limit=config.nvalid, **whole
+        )
+        if distributed.is_main():
+            train_set.check()
+            valid_set.check()
+        return train_set, valid_set
+    generator = preset(config.data_preset)
+    sizes = [given or default for given, default in zip(shape, generator.shape, strict=True)]
+    generator = replace(generator, shape=(sizes[0], sizes[1], sizes[2]))
+    if config.crop_shape and any(c > n for c, n in zip(config.crop_shape, generator.shape, strict=True)):
+        raise DataError(f"--crop {config.crop_shape}: larger than the cubes of {generator.shape}; lower it")
+    num_valid = config.nvalid or NUM_SYNTHETIC_VALID
+    return (
+        SyntheticVolumes(generator, config.samples_per_epoch, **crops),
+        SyntheticVolumes(generator, num_valid, config.heads, seed=seed + 1_000_000_007),
+    )
+
+
+def train(config: TrainConfig, options: TrainOptions, origins: dict[str, str] | None = None) -> Result | None:
+    """Train as `config` says into `options.out`; None after a dry run.
+
+    Raises:
+        UserError: the output folder cannot be used.
+        DataError: bad training data, or nothing to resume from.
+        DivergedError: a loss became NaN or infinite.
+    """
+    with machine(options) as device:
+        with distributed.shared_errors():
+            train_set, valid_set = make_datasets(config, options.seed)
+        batch = config.batch_train * config.accumulate
+        per_epoch = max(1, steps_of(1, len(train_set), batch * distributed.world_size()))
+        total = config.steps or steps_of(config.epochs, len(train_set), batch * distributed.world_size())
+        guard = Guard(device, options.on_nonfinite)
+        precision = resolve_precision(options.precision, device)
+        with distributed.shared_errors():
+            task = FaultTask(config, valid_set, guard, precision, total, compiled=options.compile)
+
+        def batches(first: int, stop: int) -> DataLoader[Any] | Iterable[Any]:
+            sampler = StepSampler(len(train_set), batch, options.seed, first, stop)
+            return train_loader(
+                train_set, sampler, num_workers=options.num_workers, pin_memory=device.type == "cuda"
+            )
+
+        if options.dry_run:
+            _describe(task, batches(0, 1), config)
+            return None
+        folder = RunFolder(
+            options.out, package=PACKAGE, config=config, options=options, origins=origins, layout=LAYOUT
+        )
+        with folder:
+            cadence = Cadence(
+                eval_every=min(per_epoch, total),
+                save_every=min(per_epoch, total),
+                steps_per_epoch=per_epoch,
+                best_metric="valid_tol_iou"
+                if config.fault
+                else "valid_rgt_mae"
+                if config.rgt
+                else "valid_loss",
+                best_is_lower=not config.fault,
+            )
+            _describe_network(task, config)
+            return loop.train(task, [Phase("train", total, batches)], folder, options, cadence, guard)
+
+
+def _describe_network(task: FaultTask, config: TrainConfig) -> None:
+    radius = receptive_radius(task.network, config.heads)
+    reach = f"receptive radius {radius} voxels" if radius is not None else "statistics over the whole volume"
+    get_logger().info(
+        f"{config.network} {config.task}, heads {' '.join(config.heads)}: "
+        f"{parameter_count(task.network):,} parameters, {reach}, {task.update.precision.name}"
+    )
+
+
+def _describe(task: FaultTask, batches: Iterable[Any], config: TrainConfig) -> None:
+    """Run one batch without keeping anything, and print what there is."""
+    _describe_network(task, config)
+    batch = devices.move(next(iter(batches)), task.guard.device)
+    for name, value in batch.items():
+        if name != "source":
+            get_logger().info(f"{name}: {list(value.shape)}")
+    values = task.step(batch, 0)
+    get_logger().info(", ".join(f"{name} {float(value):.4g}" for name, value in values.items()))

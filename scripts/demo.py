@@ -1,0 +1,80 @@
+"""Run the demo of one model or of all, and write results/demo/index.html and results.json."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import demo, report
+from common.cli import main, option, parse
+from common.errors import EXIT_BUG, UserError
+from common.files import require_writable
+
+# package -> seconds that its demo takes on two cores; those to come join here
+PACKAGES = {"fault_seg": 150}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which models to show."""
+
+    model: str = option("all", f"all, or one of {', '.join(PACKAGES)}")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where the page goes."""
+
+    out: Path = option(Path("results/demo"), "folder of the page")
+    update_readme: bool = option(False, "put the measured table into README.md")
+
+
+def run_package(package: str, out: Path) -> report.Section:
+    """Run one package's demo and return its section; a failure is told in it."""
+    folder = out / package
+    script = demo.ROOT / "scripts" / package / "demo.py"
+    (folder / "section.json").unlink(missing_ok=True)
+    code = subprocess.run([sys.executable, str(script), "--out", str(folder)], check=False).returncode
+    if code == 0:
+        return demo.load_section(folder / "section.json")
+    failure = f"the demo of {package} ended with exit code {code}; run: make demo MODEL={package}"
+    return report.Section(package, package, "", failures=[failure])
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the demos; the exit code is not 0 when one of them failed."""
+    parsed = parse(argv, Config, Options, description=__doc__)
+    model, out = parsed.config.model, parsed.run.out.resolve()
+    if model != "all" and model not in PACKAGES:
+        raise UserError(f"--model {model}: expected all or one of {', '.join(PACKAGES)}")
+    chosen = list(PACKAGES) if model == "all" else [model]
+    require_writable(out)
+    started = time.perf_counter()
+    sections = []
+    for number, package in enumerate(chosen, start=1):
+        left = sum(PACKAGES[name] for name in chosen[number - 1 :])
+        print(f"== {number} of {len(chosen)}: {package}, about {left / 60:.1f} minutes left", flush=True)
+        sections.append(run_package(package, out))
+    rows = [row for section in sections for row in section.rows]
+    report.save_rows(out / "results.json", rows)
+    seconds = time.perf_counter() - started
+    intro = (
+        "Every figure below was measured by this run on this machine: data made by the built-in generators, "
+        f"a short training, held-out samples, honest baselines. It took {seconds:.0f} s in all."
+    )
+    page = report.html_page(out / "index.html", "Strata: what the models do", intro, sections)
+    print(f"\n{report.markdown_table(rows)}\n{page}\n{out / 'results.json'}\n{seconds:.0f} s in all")
+    if parsed.run.update_readme:
+        report.update_readme_table(demo.ROOT / "README.md", rows)
+    failed = [section.package for section in sections if section.failures]
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return EXIT_BUG if failed else 0
+
+
+if __name__ == "__main__":
+    main(run)

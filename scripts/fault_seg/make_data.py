@@ -1,0 +1,31 @@
+"""Make synthetic seismic cubes with known faults, angles, geological time and clean image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.cli import main, option, parse
+from common.run import MachineOptions
+from fault_seg.config import DATA_SET_PRESETS, DataConfig
+from fault_seg.make_data import make_data
+
+
+@dataclass(frozen=True)
+class Options(MachineOptions):
+    """Where the data set goes."""
+
+    out: Path = option(Path("data/fault"), "folder of the data set")
+
+
+def run(argv: Sequence[str]) -> None:
+    """Parse the flags and write the data set."""
+    parsed = parse(argv, DataConfig, Options, description=__doc__, presets=DATA_SET_PRESETS)
+    made = make_data(parsed.config, parsed.run, parsed.run.out)
+    print(f"{parsed.run.out}: cubes of {made['shape']}")
+    print(f"next: python scripts/fault_seg/train.py --data {parsed.run.out} --out results/fault")
+
+
+if __name__ == "__main__":
+    main(run)
