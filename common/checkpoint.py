@@ -172,16 +172,13 @@ def _cause(path: Path, error: Exception) -> str:
     return "not a torch file" if not zipfile.is_zipfile(path) else str(error).split("\n")[0] or "cut off"
 
 
-def load(
-    path: str | Path, *, package: str | None = None, kinds: Iterable[str] = (), verify: bool = True
-) -> Checkpoint:
+def load(path: str | Path, *, package: str | None = None, kinds: Iterable[str] = ()) -> Checkpoint:
     """Read a checkpoint of this project.
 
     Args:
         path: the file.
         package: refuse another package's.
         kinds: refuse a kind outside these, when given.
-        verify: compare the stored SHA-256.
 
     Raises:
         DataError: unreadable, of another format, package or kind (both are named), or damaged.
@@ -204,7 +201,7 @@ def load(
     kinds = tuple(kinds)
     if kinds and content["kind"] not in kinds:
         raise DataError(f"{path}: checkpoint is kind {content['kind']!r}, expected {' or '.join(kinds)}")
-    if verify and content_hash(content) != document.get("sha256"):
+    if content_hash(content) != document.get("sha256"):
         raise DataError(f"{path}: damaged, its content differs from its SHA-256; use an older checkpoint")
     return Checkpoint(**content)
 

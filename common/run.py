@@ -29,34 +29,39 @@ from common.files import FolderLock, remove_stale_temporaries, require_writable,
 
 
 @dataclass(frozen=True)
-class MachineOptions:
-    """Where to run: shared by every script."""
+class BasicOptions:
+    """What every script takes."""
 
+    overwrite: bool = option(False, "replace what an earlier run left")
+    dry_run: bool = option(False, "check everything, say what would be done, stop")
+
+
+@dataclass(frozen=True)
+class MachineOptions(BasicOptions):
+    """Where to run: shared by the scripts that use a network."""
+
+    seed: int = option(0, "of everything random")
     device: str = option("auto", "auto, cpu, cuda, cuda:N or mps")
     precision: str = option("auto", "arithmetic of the networks", choices=devices.PRECISIONS)
-    seed: int = option(0, "of everything random")
     threads: int = option(0, "CPU threads of torch; 0 = its own choice")
-    num_workers: int = option(0, "loader processes")
     dist_timeout: float = option(600.0, "longest wait for another rank", unit="s")
     deterministic: bool = option(False, "bitwise repeatable kernels on a GPU")
-    compile: bool = option(False, "compile the networks with torch.compile")
-    overwrite: bool = option(False, "replace what an earlier run left")
-    resume: str = option("", "auto (newest valid state) or a path")
-    dry_run: bool = option(False, "build everything, run one batch, print shapes and sizes, stop")
 
     def __post_init__(self) -> None:
         """Check what does not need the machine."""
         if self.dist_timeout <= 0:
             raise ValueError(f"--dist_timeout {self.dist_timeout}: expected more than 0 s")
-        for name in ("threads", "num_workers"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"--{name} {getattr(self, name)}: expected 0 or more")
+        if self.threads < 0:
+            raise ValueError(f"--threads {self.threads}: expected 0 or more")
 
 
 @dataclass(frozen=True)
 class TrainOptions(MachineOptions):
     """How to train: shared by every training script."""
 
+    num_workers: int = option(0, "loader processes")
+    compile: bool = option(False, "compile the networks with torch.compile")
+    resume: str = option("", "auto (newest valid checkpoint) or a path")
     out: Path = option(Path("results/run"), "folder of the run")
     log_every: int = option(10, "steps between log lines", unit="steps")
     eval_every: int = option(0, "steps between evaluations; 0 = the package's choice", unit="steps")
@@ -73,7 +78,13 @@ class TrainOptions(MachineOptions):
     def __post_init__(self) -> None:
         """Check what does not need the machine."""
         super().__post_init__()
-        for name, least in (("log_every", 1), ("eval_every", 0), ("save_every", 0), ("keep_last", 1)):
+        for name, least in (
+            ("num_workers", 0),
+            ("log_every", 1),
+            ("eval_every", 0),
+            ("save_every", 0),
+            ("keep_last", 1),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} {getattr(self, name)}: expected {least} or more")
 

@@ -109,8 +109,6 @@ def disturb(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def augment(volumes: Mapping[str, np.ndarray], rng: np.random.Generator) -> Volumes:
-    """Return a training crop in a random pose, sign and recording."""
+    """Return a training crop in a random pose and polarity."""
     out = turn_and_flip(volumes, rng)
-    if rng.random() < 0.5:
-        out = change_polarity(out)
-    return {**out, "image": disturb(out["image"], rng)}
+    return change_polarity(out) if rng.random() < 0.5 else out

@@ -82,7 +82,8 @@ class TrainConfig:
     weight_decay: float = option(1e-2, "of AdamW, on kernels")
     warmup_steps: int = option(20, "linear warm-up", unit="steps")
     ema: float = option(0.999, "decay of the averaged weights; 0 = off")
-    augment: bool = option(True, "turn, flip and disturb the training crops")
+    augment: bool = option(True, "turn and flip the training crops")
+    disturb: bool = option(True, "change gain, band and noise of the training images")
     loss: str = option(
         "strata", "strata, or the published one of the mtl layout", choices=("strata", "published")
     )
@@ -98,6 +99,9 @@ class TrainConfig:
             raise ValueError("--rgt --dhr --fault are all off: nothing to train")
         if len(self.crop) not in (1, 3) or any(c % 16 or c < 0 for c in self.crop):
             raise ValueError(f"--crop {' '.join(map(str, self.crop))}: expected one or three multiples of 16")
+        one_voxel = self.crop_shape == (16, 16, 16) and self.batch_train == 1
+        if one_voxel and "rgt" in self.heads and self.network == "hr":
+            raise ValueError("--crop 16 --batch_train 1: one voxel is left at the coarsest grid; raise one")
         if self.loss == "published" and self.network != "mtl":
             raise ValueError("--loss published: works with --network mtl only")
         for name in ("batch_train", "batch_valid", "accumulate", "samples_per_epoch"):

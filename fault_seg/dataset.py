@@ -16,18 +16,19 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from common.errors import DataError
+from common.errors import DataError, UserError
 from common.noise import numpy_stream
 from common.normalization import ClippedZScore
 from common.sampling import Draw
-from fault_seg.augment import augment, crop
+from fault_seg.augment import augment, crop, disturb
 from fault_seg.geotime import solve_geological_time
 from fault_seg.synthetic import GeneratorConfig, make_sample
-from fault_seg.volumes import check_finite, open_volume, read_volume
+from fault_seg.volumes import open_volume, read_volume
 
 Shape = tuple[int, int, int]
 TARGETS = {"fault": ("fsem", "fdip", "fstrike"), "dhr": ("dhr",), "rgt": ("rgt", "dhr", "fsem")}
 CLIP_STD = 5.0
+TAU_CACHE_BYTES = 1 << 30  # of solved times that a process keeps
 
 
 def targets_of(heads: Iterable[str]) -> list[str]:
@@ -48,11 +49,14 @@ def solved_time(dhr: np.ndarray, fsem: np.ndarray) -> np.ndarray:
 class _Volumes(Dataset[dict[str, Any]]):
     """What both kinds of samples share: from whole volumes to an item."""
 
-    def __init__(self, heads: tuple[str, ...], seed: int, crop_shape: Shape | None, augmented: bool) -> None:
+    def __init__(
+        self, heads: tuple[str, ...], seed: int, crop_shape: Shape | None, augmented: bool, disturbed: bool
+    ) -> None:
         self.heads = heads
         self.seed = seed
         self.crop_shape = crop_shape
         self.augmented = augmented
+        self.disturbed = disturbed
 
     def _item(self, volumes: dict[str, np.ndarray], position: int, source: str) -> dict[str, Any]:
         rng = numpy_stream(self.seed, "crop and augment", position)
@@ -62,6 +66,8 @@ class _Volumes(Dataset[dict[str, Any]]):
             volumes = crop(volumes, (origin[0], origin[1], origin[2]), self.crop_shape)
         if self.augmented:
             volumes = augment(volumes, rng)
+        if self.disturbed:
+            volumes = {**volumes, "image": disturb(volumes["image"], rng)}
         volumes = {**volumes, "image": np.clip(volumes["image"], -CLIP_STD, CLIP_STD)}
         tensors = {
             n: torch.from_numpy(np.ascontiguousarray(v, dtype=np.float32)[None]) for n, v in volumes.items()
@@ -78,7 +84,8 @@ class SyntheticVolumes(_Volumes):
         heads: which targets an item holds.
         seed: of the cubes, crops and augmentation.
         crop_shape: (z, y, x) of a random crop; None = whole cubes.
-        augmented: turn, flip and disturb.
+        augmented: turn, flip and change the polarity.
+        disturbed: change gain, band and noise of the image.
     """
 
     def __init__(
@@ -90,8 +97,9 @@ class SyntheticVolumes(_Volumes):
         seed: int,
         crop_shape: Shape | None = None,
         augmented: bool = False,
+        disturbed: bool = False,
     ) -> None:
-        super().__init__(heads, seed, crop_shape, augmented)
+        super().__init__(heads, seed, crop_shape, augmented, disturbed)
         self.generator = generator
         self.num_samples = num_samples
 
@@ -117,10 +125,13 @@ class VolumePairs(_Volumes):
         heads: which targets must exist.
         seed: of crops and augmentation.
         crop_shape: (z, y, x) of a random crop; None = whole cubes.
-        augmented: turn, flip and disturb.
+        augmented: turn, flip and change the polarity.
+        disturbed: change gain, band and noise of the image.
         limit: use samples 0..limit-1; 0 = all.
+        solved: items hold tau where the heads have rgt.
 
     Raises:
+        UserError: the limit is negative, or nothing tells the sizes.
         DataError: a folder or a partner is missing, or a crop is larger than the cubes.
     """
 
@@ -134,9 +145,13 @@ class VolumePairs(_Volumes):
         seed: int = 0,
         crop_shape: Shape | None = None,
         augmented: bool = False,
+        disturbed: bool = False,
         limit: int = 0,
+        solved: bool = True,
     ) -> None:
-        super().__init__(heads, seed, crop_shape, augmented)
+        super().__init__(heads, seed, crop_shape, augmented, disturbed)
+        if limit < 0:
+            raise UserError(f"{data_dir}: {limit} samples asked for; expected 0 (all) or more")
         self.data_dir, self.target_dir = Path(data_dir), Path(target_dir)
         self.images = find_images(self.data_dir)
         if limit > len(self.images):
@@ -152,6 +167,7 @@ class VolumePairs(_Volumes):
             raise DataError(
                 f"{data_dir}: cubes of {self.shape}, smaller than --crop {crop_shape}; lower --crop"
             )
+        self._solved = solved
         self._tau: dict[int, np.ndarray] = {}
 
     def _target(self, image: Path, name: str) -> Path:
@@ -165,39 +181,62 @@ class VolumePairs(_Volumes):
         )
 
     def check(self) -> None:
-        """Read every file once: sizes, finite values, labels in {-1, 0, 1}."""
-        for index, image in enumerate(self.images):
-            for name, path in (("image", image), *((n, paths[index]) for n, paths in self.targets.items())):
-                with open_volume(path, self.shape) as volume:
-                    if volume.shape != self.shape:
-                        raise DataError(f"{path}: shape {volume.shape}, expected {self.shape} as the others")
-                    check_finite(volume)
-                    if name == "fsem":
-                        _check_labels(path, volume.read(0, self.shape[2]))
+        """Read every file once: sizes, finite values, a signal in the image, labels in {-1, 0, 1}.
+
+        Raises:
+            DataError: naming the file and the first voxel that is wrong.
+        """
+        for index, path in enumerate(self.images):
+            image = read_volume(path, self.shape)
+            _require(path, image, np.isfinite(image), "a finite value")
+            _normalised(path, image)
+            for name, paths in self.targets.items():
+                target = read_volume(paths[index], self.shape)
+                _require(paths[index], target, np.isfinite(target), "a finite value")
+                if name == "fsem":
+                    _require(paths[index], target, np.isin(target, (-1, 0, 1)), "-1, 0 or 1")
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         index = draw.index
-        volumes = {"image": normalise_image(read_volume(self.images[index], self.shape))}
+        path = self.images[index]
+        volumes = {"image": _normalised(path, read_volume(path, self.shape))}
         volumes |= {name: read_volume(paths[index], self.shape) for name, paths in self.targets.items()}
-        if "rgt" in self.heads:
-            if index not in self._tau:
-                self._tau[index] = solved_time(volumes["dhr"], volumes["fsem"])
-            volumes["tau"] = self._tau[index]
-        return self._item(volumes, draw.position, str(self.images[index]))
+        if self._solved and "rgt" in self.heads:
+            volumes["tau"] = self._tau_of(index, volumes)
+        return self._item(volumes, draw.position, str(path))
+
+    def _tau_of(self, index: int, volumes: dict[str, np.ndarray]) -> np.ndarray:
+        """Return the solved time of a sample; it is kept while there is room."""
+        if index in self._tau:
+            return self._tau[index]
+        tau = solved_time(volumes["dhr"], volumes["fsem"])
+        if (len(self._tau) + 1) * tau.nbytes <= TAU_CACHE_BYTES:
+            self._tau[index] = tau
+        return tau
+
+
+def _normalised(path: Path, image: np.ndarray) -> np.ndarray:
+    try:
+        return normalise_image(image)
+    except DataError as error:
+        raise DataError(f"{path}: no signal ({error})") from error
 
 
 def find_images(folder: Path) -> list[Path]:
     """Return the images 0, 1, 2 ... of a data folder.
 
     Raises:
-        DataError: the folder is missing or empty, or a number is missing between others.
+        DataError: the folder is missing or empty, a number is missing between others or there twice.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; run make_data.py, or train with --synthetic")
-    found = {int(p.stem): p for p in folder.iterdir() if re.fullmatch(r"\d+\.(bin|npy)", p.name)}
+    found: dict[int, Path] = {}
+    for path in sorted(p for p in folder.iterdir() if re.fullmatch(r"[0-9]+\.(bin|npy)", p.name)):
+        if found.setdefault(int(path.stem), path) != path:
+            raise DataError(f"{path}: the same sample as {found[int(path.stem)].name}; remove one of them")
     if not found:
         raise DataError(f"{folder}: holds no 0.bin or 0.npy; run make_data.py, or train with --synthetic")
     missing = next((i for i in range(len(found)) if i not in found), None)
@@ -212,25 +251,29 @@ def find_shape(folder: Path, first: Path, shape: Shape) -> Shape:
     """Return (n1, n2, n3): as given, else from the .npy header, dataset.json, or an exact cube root.
 
     Raises:
-        DataError: none of these tells.
+        UserError: none of these tells, or a size is negative.
     """
+    if min(shape) < 0:
+        raise UserError(f"--n1 --n2 --n3 {shape}: expected positive sizes, or 0 to find them")
     if all(shape):
         return shape
+    description = read_description(folder.parent)
     if first.suffix == ".npy":
         with open_volume(first) as volume:
-            return volume.shape
-    description = read_description(folder.parent)
-    if description:
-        n1, n2, n3 = description["shape"]
-        return (n1, n2, n3)
-    samples = first.stat().st_size // 4
-    edge = round(samples ** (1 / 3))
-    if edge**3 * 4 != first.stat().st_size:
-        raise DataError(
-            f"{first}: {first.stat().st_size} bytes are no cube of float32 and there is no dataset.json; "
-            "pass --n1 --n2 --n3"
-        )
-    return (edge, edge, edge)
+            found = volume.shape
+    elif description:
+        found = description["shape"]
+    else:
+        size = first.stat().st_size
+        edge = round((size // 4) ** (1 / 3))
+        if edge**3 * 4 != size or not edge:
+            raise UserError(
+                f"{first}: {size} bytes are no cube of float32 and there is no dataset.json; "
+                "pass --n1 --n2 --n3"
+            )
+        found = (edge, edge, edge)
+    n1, n2, n3 = (given or n for given, n in zip(shape, found, strict=True))
+    return (n1, n2, n3)
 
 
 def read_description(folder: Path) -> dict[str, Any] | None:
@@ -246,8 +289,10 @@ def read_description(folder: Path) -> dict[str, Any] | None:
     return {**description, "shape": (n1, n2, n3)}
 
 
-def _check_labels(path: Path, labels: np.ndarray) -> None:
-    bad = ~np.isin(labels, (-1.0, 0.0, 1.0))
-    if bad.any():
-        z, y, x = np.argwhere(bad)[0]
-        raise DataError(f"{path}: {labels[z, y, x]:g} at z {z} y {y} x {x}, expected -1, 0 or 1")
+def _require(path: Path, values: np.ndarray, good: np.ndarray, expected: str) -> None:
+    if not good.all():
+        x, y, z = np.argwhere(~good.transpose(2, 1, 0))[0]
+        raise DataError(
+            f"{path}: {values[z, y, x]:g} at z {z} y {y} x {x} (from 0), expected {expected}; "
+            "mend the file or make it again"
+        )

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from common import distributed, figures
 from common.device import peak_memory_bytes
-from common.errors import DataError
+from common.errors import UserError
 from common.files import require_writable, write_json, write_text
 from common.log import get_logger
 from common.report import Row, markdown_table, save_rows
@@ -20,11 +21,11 @@ from common.run import MachineOptions, describe_run, machine
 from common.sampling import Draw
 from fault_seg import baselines
 from fault_seg.config import EvaluateConfig
-from fault_seg.dataset import VolumePairs
+from fault_seg.dataset import VolumePairs, find_images
 from fault_seg.infer import load, predict
 from fault_seg.maps import Model
 from fault_seg.metrics import mean_scores, score_cube, score_set, tune_threshold
-from fault_seg.model import parameter_count
+from fault_seg.model import build_network, parameter_count
 
 HEADLINE = 0.5  # probability of the headline figures
 # measure of the score table -> (what to call it, unit, which is better, baseline that it is compared with)
@@ -34,8 +35,8 @@ MEASURES: dict[str, tuple[str, str, str, str]] = {
     "tol_iou": ("fault Tol-IoU@2, tuned threshold", "-", "higher", "coherence"),
     "angle_median_deg": ("fault normal, median error", "degrees", "lower", "constant"),
     "rgt_mae": ("geological time MAE", "0..1", "lower", "flat"),
-    "horizon_median": ("horizon error, median", "samples", "lower", "flat"),
-    "dhr_psnr": ("denoised image PSNR", "dB", "higher", "input"),
+    "horizon_median_samples": ("horizon error, median", "samples", "lower", "flat"),
+    "dhr_psnr_db": ("denoised image PSNR", "dB", "higher", "input"),
 }
 
 
@@ -51,12 +52,16 @@ class Entry:
 def held_out(
     config: EvaluateConfig, part: str, heads: tuple[str, ...], limit: int
 ) -> list[dict[str, np.ndarray]]:
-    """Return whole cubes of `data_<part>` with their truth, [n1, n2, n3] each."""
-    pairs = VolumePairs(
-        config.data / f"data_{part}", config.data / f"target_{part}", (0, 0, 0), heads, limit=limit
-    )
+    """Return whole cubes of `data_<part>` with their truth, [n1, n2, n3] each.
+
+    Raises:
+        DataError: there are fewer than `limit` (0 = all), or a file of them is bad.
+    """
+    folders = config.data / f"data_{part}", config.data / f"target_{part}"
+    pairs = VolumePairs(*folders, (0, 0, 0), heads, limit=limit, solved=False)
+    pairs.check()
     items = [pairs[Draw(i, i)] for i in range(len(pairs))]
-    return [{n: v[0].numpy() for n, v in item.items() if n not in ("source", "tau")} for item in items]
+    return [{n: v[0].numpy() for n, v in item.items() if n != "source"} for item in items]
 
 
 def evaluate(config: EvaluateConfig, options: MachineOptions, out: Path) -> list[Row]:
@@ -65,18 +70,17 @@ def evaluate(config: EvaluateConfig, options: MachineOptions, out: Path) -> list
     Thresholds of the tuned figures come from training cubes, never from the cubes that are scored.
 
     Raises:
-        UserError: `out` cannot be written.
+        UserError: `out` cannot be written, or no cube is left for tuning.
         DataError: the model or the cubes cannot be used.
     """
     require_writable(out)
     with machine(options) as device:
         model = load(config.model, device, precision=options.precision)
         truth = held_out(config, "valid", model.heads, config.nvalid)
-        tuning = held_out(config, "train", model.heads, 0)[: config.ntune] if config.ntune else []
-        if not tuning:
-            raise DataError(
-                f"{config.data}: no training cubes to tune thresholds on; make some, or raise --ntune"
-            )
+        if config.ntune < 1:
+            raise UserError(f"--ntune {config.ntune}: expected 1 or more training cubes to tune thresholds")
+        num_train = len(find_images(config.data / "data_train"))
+        tuning = held_out(config, "train", model.heads, min(config.ntune, num_train))
         if options.dry_run:
             get_logger().info(
                 f"{len(truth)} held-out cubes {truth[0]['image'].shape}, {len(tuning)} to tune on"
@@ -158,6 +162,8 @@ def _plain(found: list[dict[str, np.ndarray]], truth: list[dict[str, np.ndarray]
 
 def _rows(entries: Mapping[str, Entry], model: Model, seconds: float, config: EvaluateConfig) -> list[Row]:
     command = f"python scripts/fault_seg/evaluate.py --model {model.path} --data {config.data}"
+    with torch.device("meta"):  # the loaded network has its norms folded into the convolutions
+        count = parameter_count(build_network(model.layout, model.kind, model.heads))
     rows = []
     for key, (name, unit, better, baseline) in MEASURES.items():
         value = entries["ours"].scores.get(key)
@@ -165,7 +171,6 @@ def _rows(entries: Mapping[str, Entry], model: Model, seconds: float, config: Ev
         if value is None or not np.isfinite(value):
             continue
         compared = {} if other is None or not np.isfinite(other) else {baseline: other}
-        count = parameter_count(model.network)
         rows.append(Row("fault_seg", name, unit, better, value, compared, seconds, count, command))
     return rows
 

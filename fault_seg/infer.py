@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from common import blocks, distributed
 from common import checkpoint as checkpoints
 from common import device as devices
-from common import distributed
+from common.checkpoint import Checkpoint
 from common.device import resolve_precision
 from common.errors import DataError, UserError
 from common.log import get_logger
@@ -21,21 +23,34 @@ from fault_seg import survey
 from fault_seg.angles import fold_dip
 from fault_seg.config import InferConfig
 from fault_seg.dataset import normalise_image, solved_time
-from fault_seg.maps import ATTRIBUTES, Model, Volumes, split_maps, volumes_from
+from fault_seg.maps import Model, Volumes, split_maps, volumes_from
 from fault_seg.model import build_network, fuse_batch_norm
+from fault_seg.outputs import open_input, plan_outputs
 from fault_seg.sections import draw_sections
-from fault_seg.slabs import Volume
-from fault_seg.volumes import (
-    check_finite,
-    open_volume,
-    open_writers,
-    output_path,
-    require_live,
-    write_sidecar,
-)
+from fault_seg.slabs import WINDOW_BYTES, Volume
+from fault_seg.volumes import open_writers, write_sidecar
+from fault_seg.weight_files import read_weights
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "hr_infer_v1.safetensors"
 UNITS = {"fsem": "probability", "rgt": "relative time 0..1", "dhr": "units of the input"}
+
+
+def read_network(path: str | Path = "") -> tuple[Checkpoint, torch.nn.Module]:
+    """Return (checkpoint, network with its weights) of a file, "" for the shipped weights.
+
+    Raises:
+        DataError: the file is missing, damaged, or of another package.
+    """
+    path = Path(path) if path else SHIPPED_WEIGHTS
+    if not path.exists() and path == SHIPPED_WEIGHTS:
+        raise DataError(f"{path}: no shipped weights in this version; train.py makes a model for --model")
+    found = read_weights(path)
+    try:
+        network = build_network(found.config["network"], found.kind, found.config["heads"])
+        network.load_state_dict(found.state_dict)
+    except (KeyError, RuntimeError, UserError) as error:
+        raise DataError(f"{path}: its weights do not fit its config ({error}); use another file") from error
+    return found, network
 
 
 def load(path: str | Path = "", device: str | torch.device = "cpu", *, precision: str = "auto") -> Model:
@@ -46,26 +61,16 @@ def load(path: str | Path = "", device: str | torch.device = "cpu", *, precision
     Raises:
         DataError: the file is missing, damaged, or of another package.
     """
-    path = Path(path) if path else SHIPPED_WEIGHTS
-    if not path.exists() and path == SHIPPED_WEIGHTS:
-        raise DataError(f"{path}: no shipped weights in this version; train.py makes a model for --model")
-    reader = checkpoints.load_safetensors if path.suffix == ".safetensors" else checkpoints.load
-    found = reader(path, package="fault_seg")
-    heads = tuple(found.config["heads"])
-    network = build_network(found.config["network"], found.kind, heads)
-    try:
-        network.load_state_dict(found.state_dict)
-    except RuntimeError as error:
-        raise DataError(f"{path}: weights do not fit their own config ({error})") from error
+    found, network = read_network(path)
     device = devices.resolve_device(str(device))
     network = devices.channels_last(fuse_batch_norm(network)).to(device)
     return Model(
         network=network,
         layout=found.config["network"],
         kind=found.kind,
-        heads=heads,
+        heads=tuple(found.config["heads"]),
         config=found.config,
-        path=path,
+        path=Path(path) if path else SHIPPED_WEIGHTS,
         sha256=checkpoints.content_hash(found.state_dict),
         device=device,
         precision=resolve_precision(precision, device),
@@ -97,16 +102,15 @@ def infer(
         DataError: the input or the model cannot be used.
     """
     started = time.perf_counter()
-    with machine(options) as device:
+    with machine(options) as device, contextlib.ExitStack() as stack:
         with distributed.shared_errors():
             model = load(config.model, device, precision=options.precision)
-            volume = _open(config)
-            attributes = _attributes(config, model, origins or {})
-            prefix = config.output or Path(config.input).stem
-            formats = [volume.format if name == "auto" else name for name in config.format]
-            _refuse_existing(prefix, attributes, formats, options.overwrite)
+            volume, num_nan = open_input(config)
+            stack.callback(volume.close)
+            outputs = plan_outputs(config, model, volume, origins or {}, options.overwrite)
             plan = survey.make_plan(model, volume.shape, config.block, config.overlap, config.max_memory)
-            rule = survey.survey_rule(volume, options.seed, config.polarity)
+            window = int(min(WINDOW_BYTES, config.max_memory * 2**30 / 8))
+            rule = survey.survey_rule(volume, options.seed, config.polarity, window)
         about = survey.describe(plan, model, rule)
         get_logger().info(
             f"{volume.path}: samples x crosslines x inlines {volume.shape}, "
@@ -115,32 +119,61 @@ def infer(
         if options.dry_run:
             return dict(about)
         names = [name for name in ("fsem", "fdip", "fstrike", "dhr") if name in model.attributes]
-        names += ["time"] if "rgt" in attributes else []
-        scratch = survey.Scratch(Path(f"{prefix}.scratch"), volume.shape, names)
-        try:
-            survey.run_network(model, volume, rule, plan, scratch, config.polarity)
-            seconds_network = time.perf_counter() - started
-            with distributed.shared_errors():
-                if distributed.is_main():
-                    slabs = Attributes(config, model, volume, rule, scratch)
-                    slabs.write(prefix, attributes, formats)
-                    if config.figures:
-                        draw_sections(Path(prefix).parent / "figures", volume, slabs.read, attributes)
-        finally:
-            scratch.remove()
+        names += ["time"] if "rgt" in outputs.attributes else []
+        if distributed.is_main():
+            outputs.remove_stale()
+        scratch = survey.Scratch(Path(f"{outputs.prefix}.scratch"), volume.shape, names)
+        stack.callback(scratch.remove)
+        plan = _run_network(config, model, volume, rule, plan, scratch)
         summary = {
-            **about,
-            "attributes": list(attributes),
-            "fault_fraction": slabs.fault_fraction if distributed.is_main() else None,
+            **survey.describe(plan, model, rule),
+            "attributes": list(outputs.attributes),
+            "seconds_network": round(time.perf_counter() - started, 2),
+        }
+        if not distributed.is_main():  # rank 0 alone writes, however long that takes
+            return summary
+        slabs = Attributes(config, model, volume, rule, scratch, has_nan=num_nan > 0)
+        slabs.write(outputs.prefix, outputs.attributes, outputs.formats)
+        if config.figures:
+            draw_sections(Path(outputs.prefix).parent / "figures", volume, slabs.read, outputs.attributes)
+        summary |= {
+            "fault_fraction": slabs.fault_fraction,
             "threshold": config.threshold,
-            "seconds_network": round(seconds_network, 2),
+            "nan_samples": num_nan,
             "seconds": round(time.perf_counter() - started, 2),
             "peak_memory_bytes": devices.peak_memory_bytes(device),
         }
-        if distributed.is_main():
-            write_sidecar(prefix, volume, **summary)
-            get_logger().info(f"{prefix}: wrote {', '.join(attributes)} in {summary['seconds']} s")
+        write_sidecar(outputs.prefix, volume, **summary)
+        written = ", ".join(outputs.attributes)
+        get_logger().info(f"{outputs.prefix}: wrote {written} in {summary['seconds']} s")
         return summary
+
+
+def _run_network(
+    config: InferConfig,
+    model: Model,
+    volume: Volume,
+    rule: Any,
+    plan: survey.Plan,
+    scratch: survey.Scratch,
+) -> survey.Plan:
+    """Fill the scratch files; return the plan that did it: smaller tiles when memory ran out.
+
+    Raises:
+        DataError: memory runs out even so.
+    """
+
+    def attempt(block: tuple[int, ...]) -> survey.Plan:
+        tried = plan
+        if block != plan.block:
+            get_logger().warning(f"warning: out of memory with tiles of {plan.block}, trying {block}")
+            tried = survey.make_plan(model, volume.shape, max(block), config.overlap, config.max_memory)
+        survey.run_network(model, volume, rule, tried, scratch, config.polarity)
+        return tried
+
+    if distributed.is_distributed():  # the ranks must agree on the tiles
+        return attempt(plan.block)
+    return blocks.retry_smaller(attempt, plan.block, model.multiple)
 
 
 class Attributes:
@@ -151,8 +184,16 @@ class Attributes:
     """
 
     def __init__(
-        self, config: InferConfig, model: Model, volume: Volume, rule: Any, scratch: survey.Scratch
+        self,
+        config: InferConfig,
+        model: Model,
+        volume: Volume,
+        rule: Any,
+        scratch: survey.Scratch,
+        *,
+        has_nan: bool = False,
     ) -> None:
+        self.has_nan = has_nan
         self.config = config
         self.volume = volume
         self.rule = rule
@@ -168,14 +209,16 @@ class Attributes:
 
     def _clean_image(self, x0: int, x1: int) -> np.ndarray:
         if "dhr" in self.scratch:
-            image = self.scratch.read("dhr", x0, x1).copy()
+            image = self.scratch.read("dhr", x0, x1)
         else:
-            image = self.rule.apply(self.volume.read(x0, x1) * self.config.polarity).astype(np.float32)
+            values = self.volume.read(x0, x1) * np.float32(self.config.polarity)
+            image = self.rule.apply(values).astype(np.float32)
+            image[np.isnan(image)] = 0
         image[:, self.volume.null[:, x0:x1]] = 0
         return image
 
     def read(self, name: str, x0: int, x1: int, style: str = "degrees", fill: float = np.nan) -> np.ndarray:
-        """Return inlines x0:x1 of an attribute, [n1, n2, k], null traces 0.
+        """Return inlines x0:x1 of an attribute, [n1, n2, k]; null traces and NaN samples are 0.
 
         Args:
             name: fsem, fdip, fstrike, rgt or dhr.
@@ -189,7 +232,7 @@ class Attributes:
             clean = self.config.monotone_rgt
             values = survey.finish_time(self._time(x0, x1), self._limits, fsem, self.config.threshold, clean)
         else:
-            values = self.scratch.read(name, x0, x1).copy()
+            values = self.scratch.read(name, x0, x1)
         if name == "dhr":
             values = values * self.rule.std + self.rule.mean
             values *= self.config.polarity
@@ -202,9 +245,11 @@ class Attributes:
                 values = fold_dip(torch.from_numpy(values)).numpy() if name == "fdip" else values
                 values[fsem < self.config.threshold] = fill
         values[:, self.volume.null[:, x0:x1]] = 0
+        if self.has_nan:
+            values[np.isnan(self.volume.read(x0, x1))] = 0
         return values
 
-    def write(self, prefix: str, attributes: tuple[str, ...], formats: list[str]) -> None:
+    def write(self, prefix: str, attributes: tuple[str, ...], formats: tuple[str, ...]) -> None:
         """Write the volumes in every format; all files of a format appear complete or not at all."""
         n3 = self.volume.shape[2]
         for kind in formats:
@@ -231,51 +276,3 @@ class Attributes:
             count = sum(int((self.read("fsem", x, x + 1) >= self.config.threshold).sum()) for x in range(n3))
             live = int((~self.volume.null).sum()) * self.volume.shape[0]
             self.fault_fraction = count / max(live, 1)
-
-
-def _open(config: InferConfig) -> Volume:
-    shape = (config.n1, config.n2, config.n3)
-    volume = open_volume(
-        config.input,
-        shape,
-        layout=config.layout,
-        endian=config.endian,
-        iline=config.iline,
-        xline=config.xline,
-    )
-    check_finite(volume, config.allow_nan)
-    require_live(volume)
-    return volume
-
-
-def _attributes(config: InferConfig, model: Model, origins: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the volumes to write; a head that is asked for by name must be there.
-
-    Raises:
-        UserError: the model lacks it, or nothing is left.
-        DataError: the model is of kind refine.
-    """
-    if model.kind != "infer":
-        raise DataError(
-            f"{model.path}: checkpoint is kind {model.kind}, expected infer; "
-            "use a model that train.py made with --task infer"
-        )
-    wanted = []
-    for head in ATTRIBUTES:
-        if not getattr(config, head):
-            continue
-        if head not in model.heads:
-            if origins.get(head) == "command line":
-                raise UserError(f"--{head}: {model.path} has the heads {' '.join(model.heads)} only")
-            get_logger().info(f"{model.path}: no {head} head, skipped")
-            continue
-        wanted += [name for name in ATTRIBUTES[head] if name == "fsem" or model.layout != "unet"]
-    if not wanted:
-        raise UserError("nothing to write: --rgt, --fault and --dhr are all off or missing in the model")
-    return tuple(wanted)
-
-
-def _refuse_existing(prefix: str, attributes: tuple[str, ...], formats: list[str], overwrite: bool) -> None:
-    found = [p for kind in formats for name in attributes if (p := output_path(prefix, name, kind)).exists()]
-    if found and not overwrite:
-        raise UserError(f"{found[0]}: exists; add --overwrite or choose another --output")

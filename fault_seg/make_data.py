@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from common.errors import UserError
-from common.files import require_free_space, require_writable, write_json
+from common.files import remove_stale_temporaries, require_free_space, require_writable, write_json
 from common.log import get_logger
-from common.run import MachineOptions
+from common.run import BasicOptions
 from fault_seg.config import DataConfig
 from fault_seg.sections import draw_sample
 from fault_seg.synthetic import GENERATOR_VERSION, GeneratorConfig, degrade, make_sample, preset
@@ -35,7 +36,9 @@ def generator_config(config: DataConfig) -> GeneratorConfig:
     )
 
 
-def make_data(config: DataConfig, options: MachineOptions, out: Path) -> dict[str, Any]:
+def make_data(
+    config: DataConfig, options: BasicOptions, out: Path, seed: int = 0, num_workers: int = 0
+) -> dict[str, Any]:
     """Write `data_train`, `target_train`, `data_valid`, `target_valid` below `out`; return what is described.
 
     Sample i of a seed is the same whatever the number of workers; validation samples come after training.
@@ -46,18 +49,24 @@ def make_data(config: DataConfig, options: MachineOptions, out: Path) -> dict[st
     """
     generator = generator_config(config)
     require_writable(out)
-    if (out / "dataset.json").exists() and not options.overwrite:
-        raise UserError(f"{out}: holds a data set; add --overwrite or choose another --out")
+    old = samples_in(out)
+    if old and not options.overwrite:
+        raise UserError(
+            f"{out}: holds a data set ({old[0].relative_to(out)}); add --overwrite or choose another --out"
+        )
     count = config.ntrain + config.nvalid
     require_free_space(out, 4 * NUM_VOLUMES * count * int(np.prod(generator.shape)))
     if options.dry_run:
         return {"shape": list(generator.shape), "samples": count}
+    remove_stale_temporaries(out)
+    for path in old:  # a smaller set must not keep samples of a larger one
+        path.unlink()
     jobs = [("train", i, i) for i in range(config.ntrain)]
     jobs += [("valid", i, config.ntrain + i) for i in range(config.nvalid)]
-    work = Parallel(n_jobs=max(1, options.num_workers), return_as="generator")
+    work = Parallel(n_jobs=max(1, num_workers), return_as="generator")
     suffix = SUFFIXES[config.format]
     results = work(
-        delayed(write_sample)(out, part, number, options.seed, index, generator, suffix)
+        delayed(write_sample)(out, part, number, seed, index, generator, suffix)
         for part, number, index in jobs
     )
     fractions: dict[str, list[float]] = {"train": [], "valid": []}
@@ -67,7 +76,7 @@ def make_data(config: DataConfig, options: MachineOptions, out: Path) -> dict[st
             get_logger().info(f"{done} of {count} cubes")
     description = {
         "shape": list(generator.shape),
-        "seed": options.seed,
+        "seed": seed,
         "generator": asdict(generator),
         "generator_version": GENERATOR_VERSION,
         "ntrain": config.ntrain,
@@ -78,11 +87,21 @@ def make_data(config: DataConfig, options: MachineOptions, out: Path) -> dict[st
         for i in range(min(3, count)):
             draw_sample(
                 out / "figures" / f"sample_{i}.png",
-                make_sample(options.seed, i, generator).volumes(),
+                make_sample(seed, i, generator).volumes(),
                 f"{config.data_preset} sample {i}",
             )
     write_json(out / "dataset.json", description)
     return description
+
+
+def samples_in(out: Path) -> list[Path]:
+    """Return dataset.json and the volumes of samples below `out`, whoever wrote them."""
+    folders = [out / f"{kind}_{part}" for kind in ("data", "target") for part in ("train", "valid")]
+    volumes = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
+    return [
+        *(path for path in [out / "dataset.json"] if path.exists()),
+        *(path for path in volumes if re.fullmatch(r"[0-9]+(_[a-z]+)?\.(bin|npy)", path.name)),
+    ]
 
 
 def write_sample(

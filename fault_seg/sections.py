@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from common import figures
 from fault_seg.segy import SegySurvey
 from fault_seg.slabs import Volume
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Read = Callable[[str, int, int], np.ndarray]
 FAULT_FROM = 0.3  # probability from which the overlay is drawn
@@ -37,9 +41,9 @@ def _axes_of(
     """Return (labels, spacing, origin) of the axes z, y, x."""
     if isinstance(volume, SegySurvey):
         dt = volume.dt_ms
-        steps = [float(n[1] - n[0]) if len(n) > 1 else 1.0 for n in (volume.xlines, volume.ilines)]
+        dy, dx = (float(n[1] - n[0]) if len(n) > 1 else 1.0 for n in (volume.xlines, volume.ilines))
         names = ("time (ms)" if dt else "sample", "crossline", "inline")
-        return names, (dt or 1.0, *steps), (0.0, float(volume.xlines[0]), float(volume.ilines[0]))
+        return names, (dt or 1.0, dy, dx), (0.0, float(volume.xlines[0]), float(volume.ilines[0]))
     return ("sample", "crossline", "inline"), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
 
 
@@ -95,7 +99,7 @@ def draw_panels(
     labels: tuple[str, str],
     spacing: tuple[float, float] = (1.0, 1.0),
     origin: tuple[float, float] = (0.0, 0.0),
-):
+) -> Figure:
     """Return a figure with one panel a volume: the input carries the faults, the image the time contours."""
     shown = {name: values for name, values in panels.items() if name != "rgt"}
     columns = min(3, len(shown))

@@ -10,7 +10,7 @@ Only slabs are in memory. Under torchrun each rank computes its inlines; rank 0 
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,20 +21,22 @@ import numpy as np
 import torch
 
 from common import blocks, distributed
-from common.files import require_free_space
+from common.files import FolderLock, explain_full_disk
 from common.log import get_logger
 from common.normalization import ClippedZScore
 from common.running_stats import Reservoir
 from fault_seg.geotime import monotone, reflection_slopes, solve_from_slopes
 from fault_seg.maps import Model, fault_angles, split_maps
-from fault_seg.slabs import Volume
+from fault_seg.slabs import WINDOW_BYTES, Volume
 
 RESERVOIR_SAMPLES = 1_000_000
+RESERVOIR_PIECE = 1 << 18
 MIN_FAULT_WEIGHT = 0.2  # of the slopes at a fault, as in fault_seg.geotime
 # Peak of the networks in float32, bytes a voxel of a tile; measuring the slopes takes about as much.
 TILE_BYTES = {"hr": 320, "unet": 700, "mtl": 1400}
 SLOPE_BYTES = 320
 SLOPE_HALO = 16  # voxels: four sigmas of the structure tensor
+MIN_SLOPE_BUDGET = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,19 @@ class Plan:
     exact: bool
 
 
-def survey_rule(volume: Volume, seed: int = 0, polarity: int = 1) -> ClippedZScore:
-    """Return the normalisation of the survey, from a sample of its live, non-zero values.
+def survey_rule(
+    volume: Volume, seed: int = 0, polarity: int = 1, max_bytes: int = WINDOW_BYTES
+) -> ClippedZScore:
+    """Return the normalisation of the survey, from a sample of its live, non-zero values; NaN is left out.
 
     Raises:
         DataError: no trace is live.
     """
     reservoir = Reservoir(RESERVOIR_SAMPLES, seed, "survey normalisation")
-    for _, slab in volume.slabs():
-        values = slab[slab != 0]
-        reservoir.update(values * polarity)
+    for _, slab in volume.slabs(max_bytes):
+        values = slab[(slab != 0) & ~np.isnan(slab)]
+        for start in range(0, len(values), RESERVOIR_PIECE):  # it needs many bytes for each new value
+            reservoir.update(values[start : start + RESERVOIR_PIECE] * np.float32(polarity))
     return ClippedZScore.from_sample(reservoir.values)
 
 
@@ -65,10 +70,12 @@ def make_plan(model: Model, shape: tuple[int, int, int], block: int, overlap: st
     Raises:
         UserError: the budget is too small for any tile.
     """
-    exact = overlap == "exact" and model.radius is not None
+    exact = overlap == "exact" and bool(model.radius)  # a network of rgt alone has no local output
     halo = (model.radius or 0) if exact else 0
     share = 0 if exact else min(int(overlap) if overlap.isdigit() else 32, block // 2)
     channels = 9
+    # Statistics over space make the tiles of mtl differ: the whole volume where it fits.
+    limit = max(shape) if model.layout == "mtl" else block
     chosen = blocks.choose_block(
         shape,
         TILE_BYTES[model.layout],
@@ -77,7 +84,7 @@ def make_plan(model: Model, shape: tuple[int, int, int], block: int, overlap: st
         model.multiple,
         slab_bytes_per_voxel=4 * channels if exact else 12 * channels + 8,
         cache_bytes_per_voxel=4,
-        limit=max(block, model.multiple),
+        limit=max(limit, model.multiple),
         overlap=share,
         beyond_edge=False,
     )
@@ -91,46 +98,58 @@ def make_plan(model: Model, shape: tuple[int, int, int], block: int, overlap: st
 class Scratch:
     """Raw float32 volumes on disk, [n1, n2, n3] each, that all ranks write to; deleted by `remove`.
 
+    They are read and written as files, not mapped: mapped pages would count as memory of the process.
+    The folder is locked while it lives, and what a killed process left in it is written anew.
+
     Args:
         folder: where they lie; made by rank 0.
         shape: (n1, n2, n3).
         names: of the volumes.
+
+    Raises:
+        UserError: another process uses the folder, or it cannot be written.
     """
+
+    NAMES = ("fsem", "fdip", "fstrike", "dhr", "time")
 
     def __init__(self, folder: Path, shape: tuple[int, int, int], names: list[str]) -> None:
         self.folder = folder
         self.shape = shape
-        n1, n2, n3 = shape
+        self.names = tuple(names)
+        self._plane_bytes = 4 * shape[0] * shape[1]
+        self._lock: FolderLock | None = None
         with distributed.shared_errors():
             if distributed.is_main():
-                require_free_space(folder, 4 * n1 * n2 * n3 * len(names))
-                folder.mkdir(parents=True, exist_ok=True)
+                self._lock = FolderLock(folder)
                 for name in names:
                     with open(folder / name, "wb") as file:
-                        file.truncate(4 * n1 * n2 * n3)
-        self._volumes = {name: np.memmap(folder / name, "<f4", "r+", shape=(n3, n2, n1)) for name in names}
+                        file.truncate(self._plane_bytes * shape[2])
 
     def write(self, name: str, x0: int, slab: np.ndarray) -> None:
         """Store inlines from `x0` on, [n1, n2, k]."""
-        self._volumes[name][x0 : x0 + slab.shape[2]] = slab.transpose(2, 1, 0)
+        path = self.folder / name
+        with explain_full_disk(path), open(path, "r+b") as file:
+            file.seek(x0 * self._plane_bytes)
+            np.ascontiguousarray(slab.transpose(2, 1, 0), dtype="<f4").tofile(file)
 
     def read(self, name: str, x0: int, x1: int) -> np.ndarray:
-        """Return inlines x0:x1 as [n1, n2, k]."""
-        return np.ascontiguousarray(self._volumes[name][x0:x1]).transpose(2, 1, 0)
+        """Return inlines x0:x1 as [n1, n2, k]; the array belongs to the caller."""
+        n1, n2, _ = self.shape
+        count, offset = (x1 - x0) * n1 * n2, x0 * self._plane_bytes
+        values = np.fromfile(self.folder / name, "<f4", count, offset=offset)
+        return values.reshape(x1 - x0, n2, n1).transpose(2, 1, 0)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._volumes
-
-    def flush(self) -> None:
-        """Let the other ranks see what was written."""
-        for volume in self._volumes.values():
-            volume.flush()
+        return name in self.names
 
     def remove(self) -> None:
-        """Delete the files."""
-        self._volumes.clear()
-        if distributed.is_main():
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete the files, and nothing else that may lie in the folder."""
+        if self._lock is not None:
+            for name in (*self.NAMES, self._lock.path.name):
+                (self.folder / name).unlink(missing_ok=True)
+            self._lock.release()
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
 
 
 def run_network(
@@ -139,17 +158,17 @@ def run_network(
     """Run the network over this rank's inlines and store fsem, fdip, fstrike, dhr and time in `scratch`."""
 
     def read_plane(x: int) -> np.ndarray:
-        plane = volume.read(x, x + 1)[:, :, 0] * polarity
+        plane = volume.read(x, x + 1)[:, :, 0] * np.float32(polarity)
         normalised = rule.apply(plane).astype(np.float32)
-        normalised[:, volume.null[:, x]] = 0  # the mean of the survey: nothing to see
+        normalised[np.isnan(plane) | volume.null[:, x]] = 0  # the mean of the survey: nothing to see
         return normalised[None]
 
     def write(x0: int, slab: np.ndarray) -> None:
         named = split_maps(slab, model.heads, model.layout)
         if "orient" in named:
             named["fdip"], named["fstrike"] = fault_angles(named.pop("orient"), named["fsem"])
-        for name, values in named.items():
-            scratch.write(name, x0, values)
+        for name in scratch.names:
+            scratch.write(name, x0, named[name])
         if progress is not None:
             progress(x0 + slab.shape[3])
 
@@ -159,7 +178,6 @@ def run_network(
     planes = blocks.planes_of(plan.tiles, rank, world)
     if planes[0] < planes[1]:
         run(model.maps, blocks.PlaneCache(read_plane), plan.tiles, write, planes=planes)
-    scratch.flush()
     distributed.barrier()
 
 
@@ -185,7 +203,7 @@ def solve_survey_time(
 ) -> Callable[[int, int], np.ndarray]:
     """Solve the geological time of the survey; return a function (x0, x1) -> tau [n1, n2, k] in voxels.
 
-    Slopes are measured slab by slab; when the whole survey does not fit `max_memory` GiB, they are averaged
+    Slopes are measured tile by tile; when the whole survey does not fit `max_memory` GiB, they are averaged
     over blocks and the system is solved on that coarser grid. `image(x0, x1)` gives the clean image.
     """
     n1, n2, n3 = scratch.shape
@@ -195,19 +213,31 @@ def solve_survey_time(
         factor *= 2
     coarse = tuple(-(-n // factor) for n in (n1, n2, n3))
     sums = [np.zeros(coarse, np.float32) for _ in range(4)]  # P w, Q w, w, voxels
-    step = max(factor, int(budget / (4 * SLOPE_BYTES * n1 * n2)) // factor * factor)
-    for x0 in range(0, n3, step):
-        x1 = min(x0 + step, n3)
-        low, high = max(0, x0 - SLOPE_HALO), min(n3, x1 + SLOPE_HALO)
-        P, Q, planarity = reflection_slopes(torch.from_numpy(np.ascontiguousarray(image(low, high))))
-        inside = slice(x0 - low, x1 - low)
-        weight = planarity[:, :, inside]
+
+    def measure(tile: torch.Tensor) -> torch.Tensor:
+        return torch.stack(reflection_slopes(tile[0, 0]))[None]
+
+    def add(x0: int, slab: np.ndarray) -> None:
+        P, Q, weight = slab
+        x1 = x0 + slab.shape[3]
         if "fsem" in scratch:
-            fsem = torch.from_numpy(np.ascontiguousarray(scratch.read("fsem", x0, x1)))
-            weight = weight * (1 - fsem).clamp_min(MIN_FAULT_WEIGHT)
-        parts = (P[:, :, inside] * weight, Q[:, :, inside] * weight, weight, torch.ones_like(weight))
+            weight = weight * np.maximum(1 - scratch.read("fsem", x0, x1), np.float32(MIN_FAULT_WEIGHT))
+        parts = (P * weight, Q * weight, weight, np.ones_like(weight))
         for total, part in zip(sums, parts, strict=True):
-            total[:, :, x0 // factor : -(-x1 // factor)] = _block_sums(part.numpy(), factor)
+            total[:, :, x0 // factor : -(-x1 // factor)] = _block_sums(part, factor)
+
+    block = blocks.choose_block(
+        scratch.shape,
+        SLOPE_BYTES,
+        SLOPE_HALO,
+        max(budget, MIN_SLOPE_BUDGET),
+        factor,
+        slab_bytes_per_voxel=48,
+        cache_bytes_per_voxel=4,
+        beyond_edge=False,
+    )
+    tiles = blocks.plan_exact(scratch.shape, block, SLOPE_HALO, factor, beyond_edge=False)
+    blocks.run_exact(measure, blocks.PlaneCache(lambda x: image(x, x + 1)[None, :, :, 0]), tiles, add)
     weight = torch.from_numpy(sums[2])
     P, Q = (torch.from_numpy(total) / weight.clamp_min(1e-6) for total in sums[:2])
     tau = solve_from_slopes(P, Q, weight / torch.from_numpy(sums[3]))

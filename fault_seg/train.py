@@ -24,7 +24,7 @@ from common.sampling import Draw, StepSampler, steps_of, train_loader
 from common.task import Cadence, Phase, Result, Task
 from fault_seg.config import TrainConfig
 from fault_seg.dataset import Shape, SyntheticVolumes, VolumePairs
-from fault_seg.infer import load
+from fault_seg.infer import read_network
 from fault_seg.losses import published_loss, strata_loss
 from fault_seg.maps import stack_maps, volumes_from
 from fault_seg.metrics import score_cube
@@ -37,8 +37,9 @@ LAYOUT = Layout(
 )
 FINAL_LR_FRACTION = 0.02
 CLIP_NORM = 1.0
+MULTIPLE = 16  # the total stride of the networks
 NUM_SYNTHETIC_VALID = 16
-VALID_SCORES = ("ap", "tol_iou", "angle_median_deg", "rgt_mae", "dhr_psnr")
+VALID_SCORES = ("ap", "tol_iou", "angle_median_deg", "rgt_mae", "dhr_psnr_db")
 
 
 class FaultTask(Task):
@@ -93,8 +94,13 @@ class FaultTask(Task):
 
     def loss(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Return the parts of the loss and their weighted sum "loss"."""
-        outputs = self._forward(devices.like_weights(batch["image"]))
-        return self._parts(outputs, batch)
+        return self._parts(self._outputs(self._forward, batch["image"]), batch)
+
+    def _outputs(self, network: Any, image: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the outputs on the grid of `image` of any size; what pads it never meets the loss."""
+        padded, inside = pad_to_multiple(image, MULTIPLE)
+        outputs = network(devices.like_weights(padded))
+        return outputs if padded is image else {name: value[inside] for name, value in outputs.items()}
 
     def _parts(self, outputs: dict[str, torch.Tensor], batch: dict[str, Any]) -> dict[str, torch.Tensor]:
         c = self.train_config
@@ -126,17 +132,18 @@ class FaultTask(Task):
         names = sorted({name for names in distributed.gather_objects(list(sums)) for name in names})
         total = distributed.reduce_sums({name: sums.get(name, 0.0) for name in names})
         count = distributed.reduce_sums({name: counts.get(name, 0.0) for name in names})
-        return {name: total[name] / count[name] for name in names}
+        scores = {name: total[name] / count[name] for name in names}
+        if scores:  # cubes without a fault, say, leave the score that chooses the best undefined
+            scores.setdefault(best_metric(self.train_config), math.nan)
+        return scores
 
     def _valid_scores(self, network: nn.Module, item: dict[str, Any]) -> dict[str, float]:
         """Return losses and scores of one whole held-out cube."""
-        batch = {name: value[None] for name, value in item.items() if name != "source"}
-        padded = {name: pad_to_multiple(value, 16)[0].to(self.guard.device) for name, value in batch.items()}
+        batch = {n: v[None].to(self.guard.device) for n, v in item.items() if n != "source"}
         with self.update.precision.autocast():
-            outputs = network(devices.like_weights(padded["image"]))
-        scores = {f"valid_{name}": float(value) for name, value in self._parts(outputs, padded).items()}
-        inside = tuple(slice(n) for n in item["image"].shape[1:])
-        maps = stack_maps(outputs)[0].cpu().numpy()[(slice(None), *inside)]
+            outputs = self._outputs(network, batch["image"])
+        scores = {f"valid_{name}": float(value) for name, value in self._parts(outputs, batch).items()}
+        maps = stack_maps(outputs)[0].cpu().numpy()
         truth = {name: value[0].numpy() for name, value in item.items() if name != "source"}
         found = volumes_from(maps, self.train_config.heads, self.train_config.network, truth.get("tau"))
         measures = score_cube(found, truth, 0.5)
@@ -164,19 +171,25 @@ class FaultTask(Task):
                 )
 
 
+def best_metric(config: TrainConfig) -> str:
+    """Return the name of the validation score that chooses the best checkpoint."""
+    return "valid_tol_iou" if config.fault else "valid_rgt_mae" if config.rgt else "valid_loss"
+
+
 def _start_from(network: nn.Module, config: TrainConfig) -> None:
     """Load the weights of `--init`.
 
     Raises:
         DataError: they are of another layout or have other heads.
     """
-    model = load(config.init)
-    if model.layout != config.network or model.heads != config.heads:
+    found, _ = read_network(config.init)
+    name, heads = found.config["network"], tuple(found.config["heads"])
+    if (name, found.kind, heads) != (config.network, config.task, config.heads):
         raise DataError(
-            f"{config.init}: network {model.layout} with heads {' '.join(model.heads)}, "
-            f"expected {config.network} with {' '.join(config.heads)}"
+            f"{config.init}: network {name} {found.kind} with heads {' '.join(heads)}, "
+            f"expected {config.network} {config.task} with {' '.join(config.heads)}; use its flags"
         )
-    network.load_state_dict(model.network.state_dict())
+    network.load_state_dict(found.state_dict)
 
 
 def make_datasets(config: TrainConfig, seed: int) -> tuple[Any, Any]:
@@ -189,7 +202,12 @@ def make_datasets(config: TrainConfig, seed: int) -> tuple[Any, Any]:
     """
     shape: Shape = (config.n1, config.n2, config.n3)
     whole = {"heads": config.heads, "seed": seed}
-    crops = {**whole, "crop_shape": config.crop_shape, "augmented": config.augment}
+    crops = {
+        **whole,
+        "crop_shape": config.crop_shape,
+        "augmented": config.augment,
+        "disturbed": config.disturb,
+    }
     if not config.synthetic:
         train_set = VolumePairs(
             config.folder("data_train"), config.folder("target_train"), shape, limit=config.ntrain, **crops
@@ -235,7 +253,7 @@ def train(config: TrainConfig, options: TrainOptions, origins: dict[str, str] | 
         def batches(first: int, stop: int) -> DataLoader[Any] | Iterable[Any]:
             sampler = StepSampler(len(train_set), batch, options.seed, first, stop)
             return train_loader(
-                train_set, sampler, num_workers=options.num_workers, pin_memory=device.type == "cuda"
+                train_set, sampler, num_workers=options.num_workers, pin_memory=devices.is_cuda(device)
             )
 
         if options.dry_run:
@@ -249,11 +267,7 @@ def train(config: TrainConfig, options: TrainOptions, origins: dict[str, str] | 
                 eval_every=min(per_epoch, total),
                 save_every=min(per_epoch, total),
                 steps_per_epoch=per_epoch,
-                best_metric="valid_tol_iou"
-                if config.fault
-                else "valid_rgt_mae"
-                if config.rgt
-                else "valid_loss",
+                best_metric=best_metric(config),
                 best_is_lower=not config.fault,
             )
             _describe_network(task, config)

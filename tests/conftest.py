@@ -15,6 +15,9 @@ def pytest_configure() -> None:
     """Keep the tests modest: they share their cores, two threads of two workers are enough."""
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Autograd starts its threads at the first backward: none on a CPU, unless torch.export has registered its
+    # pseudo devices before. Children forked by later tests could then not train. So start it now.
+    torch.ones(1, requires_grad=True).sum().backward()
 
 
 @pytest.fixture(scope="session")

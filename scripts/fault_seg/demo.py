@@ -21,9 +21,7 @@ QUESTION = "Where are the faults and horizons in this survey?"
 class Config:
     """What to run it on besides the generator's cubes."""
 
-    real_data: Path = option(
-        demo.ROOT.parent / "shared/data", "folder with fault/f3.sgy, shown when it exists"
-    )
+    real_data: Path = option(Path("../shared/data"), "folder with fault/f3.sgy, shown when it exists")
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def run(argv: Sequence[str]) -> None:
         ],
     ]
     survey = parsed.config.real_data / "fault/f3.sgy"
-    if survey.is_file():
+    if (demo.ROOT / survey).is_file():
         flags = ["--input", str(survey), "--output", f"{shown}/f3/f3", "--overwrite"]
         shipped = SHIPPED_WEIGHTS.is_file()
         flags += [] if shipped else ["--model", model]

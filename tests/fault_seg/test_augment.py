@@ -83,11 +83,19 @@ def test_disturbance_touches_the_image_only() -> None:
     sample = make_sample(0, 0, GeneratorConfig(shape=(24, 24, 24))).volumes()
     for position in range(8):
         posed = turn_and_flip(sample, numpy_stream(3, "pose", position))
-        changed = augment(sample, numpy_stream(3, "pose", position))
+        changed = {**posed, "image": disturb(posed["image"], numpy_stream(3, "disturb", position))}
         for name in ("fsem", "fdip", "fstrike", "rgt"):
             np.testing.assert_array_equal(changed[name], posed[name])
         assert np.isfinite(changed["image"]).all()
         assert np.corrcoef(np.abs(changed["image"]).ravel(), np.abs(posed["image"]).ravel())[0, 1] > 0.5
+
+
+def test_augmented_crops_differ_and_repeat() -> None:
+    """Positions get poses of their own; the same position always the same one."""
+    sample = make_sample(0, 0, GeneratorConfig(shape=(24, 24, 24))).volumes()
+    crops = [augment(sample, numpy_stream(3, "pose", k))["image"] for k in (0, 1, 2, 3, 0)]
+    np.testing.assert_array_equal(crops[0], crops[4])
+    assert len({values.tobytes() for values in crops}) >= 3
 
 
 def test_same_stream_same_crop() -> None:

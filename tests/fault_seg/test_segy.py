@@ -7,7 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import segyio
-from volume_files import (
+
+from common.errors import DataError, UserError
+from fault_seg.segy import open_segy
+from fault_seg.segy_format import IBM, decode, encode_ibm
+from tests.fault_seg.volume_files import (
     ILINES,
     N1,
     XLINES,
@@ -16,10 +20,6 @@ from volume_files import (
     position_cube,
     read_all,
 )
-
-from common.errors import DataError, UserError
-from fault_seg.segy import open_segy
-from fault_seg.segy_format import IBM, decode, encode_ibm
 
 
 @pytest.mark.parametrize("endian", ["big", "little"])

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import segyio
-from volume_files import (
+
+from common.errors import DataError, UserError
+from fault_seg.segy import SegyWriter, open_segy
+from tests.fault_seg.volume_files import (
     N1,
     make_segy,
     position_cube,
     read_all,
 )
-
-from common.errors import DataError, UserError
-from fault_seg.segy import SegyWriter, open_segy
 
 
 @pytest.mark.parametrize("ibm", [False, True])

@@ -8,14 +8,6 @@ from xml.etree import ElementTree
 import h5py
 import numpy as np
 import pytest
-from volume_files import (
-    ORIGIN,
-    SHAPE,
-    SPACING,
-    plain,
-    position_cube,
-    survey,
-)
 
 from common.errors import UserError
 from fault_seg import slabs, volume_readers, volume_writers
@@ -28,6 +20,14 @@ from fault_seg.volumes import (
     read_volume,
     write_sidecar,
     write_volume,
+)
+from tests.fault_seg.volume_files import (
+    ORIGIN,
+    SHAPE,
+    SPACING,
+    plain,
+    position_cube,
+    survey,
 )
 
 

@@ -10,13 +10,6 @@ import h5py
 import numpy as np
 import pytest
 import segyio
-from volume_files import (
-    SHAPE,
-    SPACING,
-    plain,
-    position_cube,
-    survey,
-)
 
 from common.errors import DataError, UserError
 from fault_seg.volumes import (
@@ -32,6 +25,13 @@ from fault_seg.volumes import (
     require_live,
     write_sidecar,
     write_volume,
+)
+from tests.fault_seg.volume_files import (
+    SHAPE,
+    SPACING,
+    plain,
+    position_cube,
+    survey,
 )
 
 

@@ -1,0 +1,193 @@
+"""Weights for others: a checkpoint without training state, safetensors, ONNX; each checked after writing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common import checkpoint as checkpoints
+from common.checkpoint import Checkpoint
+from common.errors import DataError, UserError, missing_library
+from common.files import atomic_path
+from common.noise import gaussian
+from common.run import MachineOptions
+from fault_seg.config_tools import ExportConfig
+from fault_seg.model import build_network, fuse_batch_norm, parameter_count
+from fault_seg.weight_files import read_weights
+
+MAX_DIFFERENCE = 1e-4
+CHECK_SHAPES = ((32, 32, 32), (32, 48, 64))  # z y x of the inputs on which outputs are compared
+_SIZE_STEP = 16  # sizes of ONNX inputs are multiples of it, for every layout
+_ONNX_LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
+Outputs = Mapping[str, np.ndarray]
+
+
+class NamedOutputs(nn.Module):
+    """A network that returns its outputs as a tuple in the order of `names`, as ONNX wants them."""
+
+    def __init__(self, network: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.network = network
+        self.names = names
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the outputs for `image` [1, C, Z, Y, X]."""
+        outputs = self.network(image)
+        return tuple(outputs[name] for name in self.names)
+
+
+def export(config: ExportConfig, options: MachineOptions) -> dict[str, Any]:
+    """Write the weights of `--model` to `--output`; return what was written, with the largest difference.
+
+    The written file is read back and run beside the model; it gets its name only when the outputs agree.
+
+    Raises:
+        UserError: the output exists or an optional library is missing.
+        DataError: the model cannot be used, or the exported outputs differ by more than 1e-4.
+    """
+    model_path, path = Path(config.model), Path(config.output)
+    if path.suffix == ".onnx":
+        _require_onnx()
+    found = read_weights(model_path)
+    network = _network(found, model_path).eval()
+    _refuse_existing(model_path, path, options.overwrite)
+    heads = list(found.config["heads"])
+    summary = {"file": str(path), "network": found.config["network"], "kind": found.kind, "heads": heads}
+    summary |= {"parameters": parameter_count(network), "step": found.step}
+    if options.dry_run:
+        return summary
+    write, read = _WRITERS[path.suffix]
+    expected = [_run(network, image) for image in _images(network)]
+    with atomic_path(path) as temporary:
+        write(temporary, found, network)
+        run = read(temporary)
+        pairs = zip(expected, (run(image) for image in _images(network)), strict=True)
+        difference = max(_difference(a, b) for a, b in pairs)
+        if not difference <= MAX_DIFFERENCE:
+            raise DataError(
+                f"{path}: outputs differ from those of {model_path} by {difference:.3g}, expected at most "
+                f"{MAX_DIFFERENCE:g}; not written, use another format"
+            )
+    return {**summary, "bytes": path.stat().st_size, "max_abs_difference": difference}
+
+
+def _network(found: Checkpoint, path: Path) -> nn.Module:
+    network = build_network(found.config["network"], found.kind, found.config["heads"])
+    try:
+        network.load_state_dict(found.state_dict)
+    except RuntimeError as error:
+        raise DataError(f"{path}: weights do not fit their own config ({error})") from error
+    return network
+
+
+def _images(network: nn.Module) -> list[Tensor]:
+    """Return the fixed noise on which outputs are compared."""
+    channels = int(getattr(network, "in_channels", 1))
+    return [gaussian((1, channels, *shape), 0, "export check", i) for i, shape in enumerate(CHECK_SHAPES)]
+
+
+@torch.no_grad()
+def _run(network: nn.Module, image: Tensor) -> Outputs:
+    return {name: value.numpy() for name, value in network(image).items()}
+
+
+def _difference(a: Outputs, b: Outputs) -> float:
+    """Return the largest absolute difference; infinite where outputs are missing or of other shapes."""
+    if set(a) != set(b) or any(a[name].shape != b[name].shape for name in a):
+        return float("inf")
+    return max(float(np.abs(a[name] - b[name]).max()) for name in a)
+
+
+def _read_with(reader: Callable[..., Checkpoint]) -> Callable[[Path], Callable[[Tensor], Outputs]]:
+    """Return a function that opens an exported file as inference does, batch normalisation folded."""
+
+    def read(path: Path) -> Callable[[Tensor], Outputs]:
+        network = fuse_batch_norm(_network(reader(path, package="fault_seg"), path))
+        return lambda image: _run(network, image)
+
+    return read
+
+
+def _write_checkpoint(path: Path, found: Checkpoint, network: nn.Module) -> None:
+    weights = checkpoints.plain_weights(network)
+    checkpoints.save(path, _without_training(found, weights))
+
+
+def _write_safetensors(path: Path, found: Checkpoint, network: nn.Module) -> None:
+    weights = checkpoints.plain_weights(network)
+    checkpoints.export_safetensors(path, _without_training(found, weights))
+
+
+def _without_training(found: Checkpoint, weights: dict[str, Tensor]) -> Checkpoint:
+    return Checkpoint(
+        package=found.package,
+        kind=found.kind,
+        config=found.config,
+        normalization=found.normalization,
+        state_dict=weights,
+        step=found.step,
+        epoch=found.epoch,
+    )
+
+
+def _require_onnx() -> None:
+    for name in _ONNX_LIBRARIES:
+        try:
+            __import__(name)
+        except ImportError as error:
+            raise missing_library(name, "--output *.onnx", " ".join(_ONNX_LIBRARIES)) from error
+
+
+def onnx_program(network: nn.Module) -> tuple[NamedOutputs, dict[str, Any]]:
+    """Return (module, arguments of the exporter) of a network for ONNX: sizes free, 32 to 1024 in 16s."""
+    image = _images(network)[1]
+    names = tuple(_run(network, image))
+    sizes = {2 + i: _SIZE_STEP * torch.export.Dim(f"n{i + 1}_16", min=2, max=64) for i in range(3)}
+    return NamedOutputs(fuse_batch_norm(network), names).eval(), {
+        "args": (image,),
+        "dynamic_shapes": (sizes,),
+    }
+
+
+def _write_onnx(path: Path, _found: Checkpoint, network: nn.Module) -> None:
+    module, arguments = onnx_program(network)
+    program = torch.onnx.export(
+        module,
+        input_names=["image"],
+        output_names=list(module.names),
+        dynamo=True,
+        verbose=False,
+        **arguments,
+    )
+    assert program is not None
+    program.save(str(path), external_data=False)
+
+
+def _read_onnx(path: Path) -> Callable[[Tensor], Outputs]:
+    import onnxruntime  # pyright: ignore[reportMissingImports]
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda image: dict(zip(names, session.run(names, {"image": image.numpy()}), strict=True))
+
+
+_WRITERS: dict[str, tuple[Callable[[Path, Checkpoint, nn.Module], None], Callable[[Path], Any]]] = {
+    ".pth": (_write_checkpoint, _read_with(checkpoints.load)),
+    ".safetensors": (_write_safetensors, _read_with(checkpoints.load_safetensors)),
+    ".onnx": (_write_onnx, _read_onnx),
+}
+
+
+def _refuse_existing(model_path: Path, path: Path, overwrite: bool) -> None:
+    if not path.exists():
+        return
+    if os.path.samefile(model_path, path):
+        raise UserError(f"--output {path}: is the model itself; choose another name")
+    if not overwrite:
+        raise UserError(f"{path}: exists; add --overwrite or choose another --output")
