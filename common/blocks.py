@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from common.device import is_out_of_memory
 from common.errors import DataError, UserError
 from common.tiles import (
     Slices,
@@ -347,8 +348,8 @@ def retry_smaller(
     for attempt in range(attempts + 1):
         try:
             return run(block)
-        except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
                 raise
             smaller = halve(block, multiple)
             if attempt == attempts or smaller == block:
@@ -358,13 +359,3 @@ def retry_smaller(
                 ) from error
             block = smaller
     raise AssertionError("unreachable")
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return (
-        isinstance(error, MemoryError | torch.OutOfMemoryError)
-        or "out of memory" in text
-        or "allocate memory" in text
-        or "not enough memory" in text
-    )

@@ -279,11 +279,9 @@ def load_safetensors(path: str | Path, *, package: str, kinds: Iterable[str] = (
         raise DataError(f"{path}: weights of {found}, expected {package} {' or '.join(kinds)}")
     if content_hash(weights) != metadata.get("sha256"):
         raise DataError(f"{path}: weights differ from their SHA-256, the file is damaged; copy it again")
-    return Checkpoint(
-        package=metadata["package"],
-        kind=metadata["kind"],
-        config=json.loads(metadata["config"]),
-        normalization=json.loads(metadata["normalization"]),
-        state_dict=weights,
-        step=int(metadata["step"]),
-    )
+    try:
+        config, normalization = json.loads(metadata["config"]), json.loads(metadata["normalization"])
+        step = int(metadata["step"])
+    except ValueError as error:
+        raise DataError(f"{path}: metadata cannot be read ({error}); export it again") from error
+    return Checkpoint(metadata["package"], metadata["kind"], config, normalization, weights, step=step)

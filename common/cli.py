@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import difflib
 import json
+import math
 import os
 import sys
 import time
@@ -20,7 +21,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 from common.errors import (
     EXIT_DONE,
@@ -30,8 +31,11 @@ from common.errors import (
     UserError,
 )
 
-A = TypeVar("A")
-R = TypeVar("R")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+A = TypeVar("A", bound="DataclassInstance")
+R = TypeVar("R", bound="DataclassInstance")
 _TRUE = {"true", "t", "yes", "y", "on", "1"}
 _FALSE = {"false", "f", "no", "n", "off", "0"}
 
@@ -200,13 +204,10 @@ def _add_flag(group: Any, field: dataclasses.Field[Any], hint: Any, more_names: 
         group.add_argument(
             *negative, dest=field.name, action="store_const", const=False, help=argparse.SUPPRESS
         )
-    elif is_many:
-        group.add_argument(
-            *names, nargs="*", action=_Many, type=_typed(kind), metavar=kind.__name__.upper(), **common
-        )
     else:
         metavar = "{" + ",".join(map(str, choices)) + "}" if choices else kind.__name__.upper()
-        group.add_argument(*names, type=_typed(kind), choices=choices, metavar=metavar, **common)
+        many: dict[str, Any] = {"nargs": "*", "action": _Many} if is_many else {}
+        group.add_argument(*names, type=_typed(kind), choices=choices, metavar=metavar, **many, **common)
 
 
 class _Many(argparse.Action):
@@ -221,7 +222,10 @@ def _typed(kind: Callable[[str], Any]) -> Callable[[str], Any]:
 
     def convert(text: str) -> Any:
         try:
-            return kind(text)
+            value = kind(text)
+            if isinstance(value, float) and not math.isfinite(value):  # comparisons would let NaN through
+                raise ValueError
+            return value
         except ValueError as error:
             word = {"int": "a whole number", "float": "a number"}.get(getattr(kind, "__name__", ""), "")
             raise argparse.ArgumentTypeError(f"{text!r}, expected {word}" if word else str(error)) from error
@@ -275,21 +279,26 @@ def _from_json(path: str, field: dataclasses.Field[Any], hint: Any, value: Any) 
     if value is None:
         return field.default if field.default is not MISSING else None
     try:
-        if is_many:
-            return tuple(kind(v) for v in value)
-        if kind is bool:
-            value = parse_bool(value)
-        elif isinstance(value, bool | dict | list) or (kind is int and int(value) != float(value)):
+        if is_many and not isinstance(value, list):  # a text would fall apart into its letters
             raise ValueError
-        value = kind(value)
-    except (TypeError, ValueError) as error:
+        value = tuple(_plain_value(kind, v) for v in value) if is_many else _plain_value(kind, value)
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(
             f"{path}: {field.name} is {value!r}, expected {kind.__name__}{' list' if is_many else ''}"
         ) from error
     choices = field.metadata.get("choices", ())
-    if choices and value not in choices:
+    if choices and not set(value if is_many else (value,)) <= set(choices):
         raise UserError(f"{path}: {field.name} is {value!r}, expected one of {', '.join(map(str, choices))}")
     return value
+
+
+def _plain_value(kind: Any, value: Any) -> Any:
+    """Return a value of JSON as `kind`; ValueError, TypeError or OverflowError when it is something else."""
+    if kind is bool:
+        return parse_bool(value)
+    if isinstance(value, bool | dict | list) or (kind is int and int(value) != float(value)):
+        raise ValueError
+    return kind(value)
 
 
 def main(function: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
@@ -321,7 +330,8 @@ def _exit_code(function: Callable[[Sequence[str]], int | None], argv: Sequence[s
         _say("interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone, as in `script | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
 
 

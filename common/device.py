@@ -11,7 +11,7 @@ import resource
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -153,7 +153,7 @@ def set_threads(num_threads: int) -> None:
 def move(batch: Batch, device: torch.device) -> Batch:
     """Return `batch` (a tensor, or dicts, lists and tuples of them) on `device`, without blocking."""
     if isinstance(batch, torch.Tensor):
-        return batch.to(device, non_blocking=True)
+        return cast(Batch, batch.to(device, non_blocking=True))
     if isinstance(batch, dict):
         return type(batch)((key, move(value, device)) for key, value in batch.items())
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
@@ -206,8 +206,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether `error` is an allocation that failed, on a GPU or on the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    text = str(error).lower()
+    said = any(words in text for words in ("out of memory", "allocate memory", "not enough memory"))
+    return said and isinstance(error, RuntimeError)
 
 
 @contextlib.contextmanager

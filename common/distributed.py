@@ -17,7 +17,9 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.elastic.multiprocessing.errors import record as record  # noqa: PLC0414
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from common.device import is_cuda
@@ -50,8 +52,8 @@ def session(device: torch.device, timeout_s: float = 600.0) -> Iterator[None]:
         return
     timeout = datetime.timedelta(seconds=timeout_s)
     # A second session of one process must not read the addresses that the first one left in the store.
-    store, own_rank, size = next(dist.rendezvous("env://", timeout=timeout))
-    store = dist.PrefixStore(f"session {next(_session_numbers)}", store)
+    store, own_rank, size = next(rendezvous("env://", timeout=timeout))
+    store = PrefixStore(f"session {next(_session_numbers)}", store)
     backend, device_id = ("nccl", device) if is_cuda(device) else ("gloo", None)
     dist.init_process_group(
         backend, store=store, rank=own_rank, world_size=size, timeout=timeout, device_id=device_id
@@ -159,7 +161,8 @@ def average_buffers(module: nn.Module) -> None:
         mean = reduce_mean(torch.cat(buffers))
         # `data` leaves the version counters alone: autograd forbids changes between forward and backward,
         # but a norm in training mode never reads these in its backward.
-        torch._foreach_copy_(buffers, mean.split([buffer.numel() for buffer in buffers]))
+        parts = mean.split([buffer.numel() for buffer in buffers])
+        torch._foreach_copy_(buffers, parts)  # pyright: ignore[reportPrivateImportUsage] - in no __all__
 
 
 def _average_after_training(module: nn.Module, *_: Any) -> None:

@@ -22,7 +22,14 @@ class StrataError(Exception):
     shared = False  # True when every rank raises the same, so that one of them speaks for all
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(" ".join(_original(message).split()))
+
+
+def _original(message: str) -> str:
+    """Return what a loader worker said, without the traceback that DataLoader wraps around it."""
+    if message.startswith("Caught ") and "Original Traceback" in message:
+        return message.rstrip().splitlines()[-1].partition(": ")[2]
+    return message
 
 
 class UserError(StrataError):

@@ -134,8 +134,9 @@ class RunLog:
             self._bar.update(step - self._bar.n)
             return
         done, left = step - self._start_step, self.total_steps - step
-        rate = done / max(time.perf_counter() - self._started, 1e-9)
-        self.logger.info(f"step {step}/{self.total_steps}  {text}  {_duration(left / rate)} left")
+        # A finished run that is resumed only to be scored has done no step.
+        seconds_left = left * (time.perf_counter() - self._started) / max(done, 1)
+        self.logger.info(f"step {step}/{self.total_steps}  {text}  {_duration(seconds_left)} left")
 
     def figure(self, step: int, name: str, figure: Any) -> None:
         """Record a matplotlib figure under `name` in TensorBoard."""
@@ -188,7 +189,7 @@ def _start_wandb(project: str, folder: Path, config: dict[str, Any]) -> Any:
         UserError: the library is not installed.
     """
     try:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports] - optional
     except ImportError as error:
         raise missing_library("wandb", "--wandb") from error
     return wandb.init(project=project, dir=str(folder), config=config, resume="allow")

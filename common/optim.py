@@ -18,6 +18,8 @@ from common.device import Precision
 from common.errors import UserError
 from common.guard import Guard
 
+Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
+
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Return two AdamW groups: matrices and kernels decay; biases, gains and norms (under 2 axes) do not."""
@@ -86,12 +88,13 @@ class Ema(AveragedModel):
         self.eval()
 
     @torch.no_grad()
-    def _average(self, averaged: list[torch.Tensor], current: list[torch.Tensor], count: Any) -> None:
+    def _average(self, averaged: Tensors, current: Tensors, count: torch.Tensor | int) -> None:
         if not averaged[0].is_floating_point():  # counters such as num_batches_tracked
-            torch._foreach_copy_(averaged, current)
+            torch._foreach_copy_(averaged, current)  # pyright: ignore[reportPrivateImportUsage] - in no __all__
             return
         n = self._updates
-        torch._foreach_lerp_(averaged, current, 1.0 - min(self.decay, (1 + n) / (10 + n)))
+        share = 1.0 - min(self.decay, (1 + n) / (10 + n))
+        torch._foreach_lerp_(averaged, current, share)  # pyright: ignore[reportPrivateImportUsage] - as above
 
     def update(self, module: nn.Module) -> None:
         """Move the average towards `module`."""

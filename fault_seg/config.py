@@ -8,7 +8,7 @@ from pathlib import Path
 from common.cli import option
 from fault_seg.model import HEADS, NETWORKS
 from fault_seg.synthetic import PRESETS as DATA_PRESETS
-from fault_seg.volumes import FORMATS
+from fault_seg.volumes import FORMATS, require_format
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,6 @@ class TrainConfig:
     epochs: int = option(100, "passes over the training samples")
     steps: int = option(0, "optimizer steps, instead of epochs when above 0")
     batch_train: int = option(4, "crops a process and update", aliases=("batch_size",))
-    batch_valid: int = option(1, "validation cubes at a time")
     accumulate: int = option(1, "batches a step, one after another")
     n1: int = option(0, "samples a trace (z); 0 = from dataset.json or the file size", unit="voxels")
     n2: int = option(0, "crosslines (y)", unit="voxels")
@@ -104,7 +103,7 @@ class TrainConfig:
             raise ValueError("--crop 16 --batch_train 1: one voxel is left at the coarsest grid; raise one")
         if self.loss == "published" and self.network != "mtl":
             raise ValueError("--loss published: works with --network mtl only")
-        for name in ("batch_train", "batch_valid", "accumulate", "samples_per_epoch"):
+        for name in ("batch_train", "accumulate", "samples_per_epoch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} {getattr(self, name)}: expected 1 or more")
         if self.epochs < 1 and self.steps < 1:
@@ -150,13 +149,13 @@ def smoke() -> TrainConfig:
 
 
 def demo() -> TrainConfig:
-    """Return the training of `make demo`: about a minute on two cores."""
-    return TrainConfig(steps=260, batch_train=2, crop=(32,), ema=0.99, warmup_steps=10)
+    """Return the training of `make demo`: about 75 seconds on two cores."""
+    return TrainConfig(steps=220, batch_train=2, crop=(32,), ema=0.99, warmup_steps=10, disturb=False)
 
 
 def standard() -> TrainConfig:
-    """Return a short training on the standard cubes: five minutes on two cores."""
-    return TrainConfig(steps=1000, batch_train=2, crop=(32,), ema=0.995)
+    """Return a short training on the standard cubes: about ten minutes on two cores."""
+    return TrainConfig(steps=1000, batch_train=2, crop=(32,), ema=0.995, disturb=False)
 
 
 def large() -> TrainConfig:
@@ -213,9 +212,14 @@ class InferConfig:
             raise ValueError(f"--threshold {self.threshold}: expected between 0 and 1")
         if self.block < 16 or self.max_memory <= 0:
             raise ValueError("--block must be 16 or more and --max_memory above 0")
-        for name in self.format:
-            if name != "auto" and name not in FORMATS:
-                raise ValueError(f"--format {name}: expected auto or some of {', '.join(FORMATS)}")
+        for name in self.formats:
+            if name != "auto":
+                require_format(name)
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The output formats: `--format npy segy` and `--format npy,segy` mean the same."""
+        return tuple(name for part in self.format for name in part.split(",") if name)
 
 
 @dataclass(frozen=True)

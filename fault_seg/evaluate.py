@@ -142,10 +142,10 @@ def _baselines(
         )
         entries["coherence"] = _entry(found, truth, tuned, tuning)
     if "fdip" in truth[0]:
-        angles = baselines.best_constant_angles(
-            *(np.stack([cube[name] for cube in tuning]) for name in ("fdip", "fstrike")),
-            np.stack([cube["fsem"] for cube in tuning]) > 0.5,
+        fdips, fstrikes, fsems = (
+            np.stack([cube[name] for cube in tuning]) for name in ("fdip", "fstrike", "fsem")
         )
+        angles = baselines.best_constant_angles(fdips, fstrikes, fsems > 0.5)
         fdip, fstrike = baselines.constant_angles(shape, *angles)
         entries["constant"] = _plain([{"fdip": fdip, "fstrike": fstrike} for _ in truth], truth)
     if "rgt" in truth[0]:

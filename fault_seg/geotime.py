@@ -244,13 +244,13 @@ def _levels(shape: tuple[int, ...], decimate: tuple[int, int, int]) -> list[tupl
     """Return the block sizes of the grids, coarsest first; an axis is halved while it keeps enough cells."""
     levels = [decimate]
     while True:
-        coarser = tuple(
+        z, y, x = (
             2 * f if n // (2 * f) >= _SMALLEST_COARSE_AXIS else f
             for f, n in zip(levels[-1], shape, strict=True)
         )
-        if coarser == levels[-1]:
+        if (z, y, x) == levels[-1]:
             return levels[::-1]
-        levels.append(coarser)
+        levels.append((z, y, x))
 
 
 def _steps(num_levels: int, iterations: int) -> list[int]:
@@ -275,7 +275,7 @@ def solve_from_slopes(
         decimate: block size of the finest grid solved, one or one an axis; d is interpolated back.
     """
     shape = tuple(P.shape)
-    factors = (decimate,) * 3 if isinstance(decimate, int) else tuple(decimate)
+    factors = (decimate, decimate, decimate) if isinstance(decimate, int) else decimate
     if len(shape) != 3 or min(factors) < 1:
         raise ValueError(f"slopes {shape} must be 3-D and decimate {decimate} at least 1")
     levels = _levels(shape, factors)
@@ -290,6 +290,7 @@ def solve_from_slopes(
             d = _refined(d, _ratio(last, level), w.shape) * (last[0] / level[0])
         d = _conjugate_gradients(system, d, steps)
         last = level
+    assert d is not None  # there is at least one level
     if last != (1, 1, 1):
         d = _refined(d, last, shape) * last[0]
     d = d - d.mean()

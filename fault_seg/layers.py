@@ -21,14 +21,15 @@ class Conv3d(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of `x` [B, C, Z, Y, X]."""
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage] - public, in no __all__
+        if tracing or torch.compiler.is_compiling():
             return super().forward(x)
         reach, stride = self.dilation[0] * (self.kernel_size[0] - 1), self.stride[0]
         half, odd = divmod((x.shape[2] - 1) // stride + 1, 2)
         small = len(x) == 1 and x.shape[1:4].numel() <= 20480  # the bound of PyTorch's choice
         if not (small and reach and half and not odd and x.dtype == torch.float32 and x.device.type == "cpu"):
             return super().forward(x)
-        padding = self.padding[0]
+        padding = int(self.padding[0])
         x = F.pad(x, (0, 0, 0, 0, padding, padding))
         length = stride * (half - 1) + reach + 1
         pair = torch.cat([x.narrow(2, 0, length), x.narrow(2, stride * half, length)])

@@ -8,6 +8,7 @@ nobody has looked: those voxels count in no term. M are the labelled voxels, F t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import overload
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,10 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
     return (values * mask).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp(min=1)
 
 
+@overload
+def labelled(fsem: Tensor) -> Tensor: ...
+@overload
+def labelled(fsem: Tensor | None) -> Tensor | None: ...
 def labelled(fsem: Tensor | None) -> Tensor | None:
     """Return 1 on labelled voxels and 0 elsewhere; None, all voxels, without labels."""
     return None if fsem is None else (fsem >= 0).to(fsem.dtype)

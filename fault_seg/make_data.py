@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -65,10 +66,11 @@ def make_data(
     jobs += [("valid", i, config.ntrain + i) for i in range(config.nvalid)]
     work = Parallel(n_jobs=max(1, num_workers), return_as="generator")
     suffix = SUFFIXES[config.format]
-    results = work(
+    samples = (
         delayed(write_sample)(out, part, number, seed, index, generator, suffix)
         for part, number, index in jobs
     )
+    results = cast(Iterator[float], work(samples))  # one at a time, in the order of the jobs
     fractions: dict[str, list[float]] = {"train": [], "valid": []}
     for done, ((part, _, _), fraction) in enumerate(zip(jobs, results, strict=True), start=1):
         fractions[part].append(round(fraction, 5))

@@ -13,9 +13,10 @@ from torch import nn
 
 from common import device as devices
 from common.device import Precision
+from common.tiles import round_up, source_index
 from fault_seg.angles import angles_from_normal, normal_from_angles, normal_from_outer, outer_from_normal
 from fault_seg.geotime import normalise_rgt
-from fault_seg.model import pad_to_multiple, receptive_radius
+from fault_seg.model import receptive_radius
 
 Volumes = dict[str, np.ndarray]
 ATTRIBUTES = {"fault": ("fsem", "fdip", "fstrike"), "rgt": ("rgt",), "dhr": ("dhr",)}
@@ -61,7 +62,8 @@ class Model:
     @property
     def attributes(self) -> tuple[str, ...]:
         """The volumes that it can make."""
-        return tuple(name for head in self.heads for name in ATTRIBUTES[head])
+        names = (name for head in self.heads for name in ATTRIBUTES[head])
+        return tuple(name for name in names if name == "fsem" or self.layout != "unet")
 
     @torch.no_grad()
     def maps(self, image: torch.Tensor) -> torch.Tensor:
@@ -70,10 +72,16 @@ class Model:
         Channels, as far as the heads go: p; the six of n n^T; dhr; the time correction in voxels (hr) or the
         time itself (mtl). All of them may be averaged where tiles overlap; angles may not.
         """
-        padded, inside = pad_to_multiple(image.to(self.device), self.multiple)
+        padded = image
+        for axis in (2, 3, 4):  # as the tiles of a survey continue beyond its edge, also where it is thin
+            n = image.shape[axis]
+            source = source_index(0, round_up(n, self.multiple), n, "reflect")
+            padded = padded.index_select(axis, torch.from_numpy(source))
+        padded = padded.to(self.device)
         with self.precision.autocast():
             outputs = self.network(devices.like_weights(padded))
-        return stack_maps(outputs)[inside].float().cpu()
+        z, y, x = image.shape[2:]
+        return stack_maps(outputs)[..., :z, :y, :x].float().cpu()
 
 
 def stack_maps(outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:

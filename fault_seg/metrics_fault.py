@@ -9,41 +9,42 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 Array = NDArray[np.floating]
-Counts = tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]
+Mask = NDArray[np.bool_]
+Counts = tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.integer], NDArray[np.integer]]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
-def labelled(probability: Array, labels: Array) -> tuple[Array, NDArray[np.bool_]]:
+def labelled(probability: Array, labels: Array) -> tuple[Array, Mask]:
     """Return the probabilities and the boolean truth of the labelled voxels, both flat."""
     known = labels >= 0
     return probability[known], labels[known] > 0.5
 
 
-def fault_masks(
-    probability: Array, labels: Array, threshold: float
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def fault_masks(probability: Array, labels: Array, threshold: float) -> tuple[Mask, Mask]:
     """Return the predicted and the true mask as cubes, both False where the label is -1."""
     return (probability >= threshold) & (labels >= 0), labels > 0.5
 
 
-def ratio(numerator: float, denominator: float, *, other_empty: bool) -> float:
+def ratio(numerator: float | np.integer, denominator: float | np.integer, *, other_empty: bool) -> float:
     """Return numerator / denominator; for an empty denominator 1 when the other mask is empty too, else 0."""
     if denominator > 0:
         return float(numerator / denominator)
     return 1.0 if other_empty else 0.0
 
 
-def precision(predicted: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
+def precision(predicted: Mask, true: Mask) -> float:
     """Return |P and T| / |P|."""
     return ratio(np.count_nonzero(predicted & true), np.count_nonzero(predicted), other_empty=not true.any())
 
 
-def recall(predicted: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
+def recall(predicted: Mask, true: Mask) -> float:
     """Return |P and T| / |T|."""
     return precision(true, predicted)
 
@@ -54,17 +55,17 @@ def f1_of(precision_value: float, recall_value: float) -> float:
     return 2 * precision_value * recall_value / total if total > 0 else 0.0
 
 
-def f1(predicted: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
+def f1(predicted: Mask, true: Mask) -> float:
     """Return F1 = 2 P R / (P + R) from precision P and recall R."""
     return f1_of(precision(predicted, true), recall(predicted, true))
 
 
-def iou(predicted: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
+def iou(predicted: Mask, true: Mask) -> float:
     """Return |P and T| / |P or T| (Jaccard)."""
     return ratio(np.count_nonzero(predicted & true), np.count_nonzero(predicted | true), other_empty=True)
 
 
-def dice(predicted: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
+def dice(predicted: Mask, true: Mask) -> float:
     """Return 2 |P and T| / (|P| + |T|)."""
     both = np.count_nonzero(predicted & true)
     return ratio(2 * both, np.count_nonzero(predicted) + np.count_nonzero(true), other_empty=True)
@@ -87,16 +88,16 @@ def average_precision(probability: Array, labels: Array) -> float:
     return float(np.sum(hits_at * (hits / called)) / positive.size)
 
 
-def hd95(predicted: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
+def hd95(predicted: Mask, true: Mask) -> float:
     """Return the 95th percentile Hausdorff distance in voxels; NaN when a mask is empty.
 
     The larger of the two directed 95th percentiles, over the border voxels of either mask.
     """
     if not (predicted.any() and true.any()):
         return float("nan")
-    borders = [mask & ~ndimage.binary_erosion(mask) for mask in (predicted, true)]
+    borders = [mask & ~np.asarray(ndimage.binary_erosion(mask), dtype=bool) for mask in (predicted, true)]
     directed = [
-        np.percentile(ndimage.distance_transform_edt(~there)[here], 95)
+        np.percentile(np.asarray(ndimage.distance_transform_edt(~there))[here], 95)
         for here, there in (borders, borders[::-1])
     ]
     return float(max(directed))
@@ -119,7 +120,7 @@ def ball_offsets(radius: float, dimensions: int) -> list[tuple[int, ...]]:
     return [o for o in itertools.product(reach, repeat=dimensions) if sum(i * i for i in o) <= radius**2]
 
 
-def ball_maximum(values: Array, radius: float, axes: Sequence[int] = (0, 1, 2)) -> Array:
+def ball_maximum(values: NDArray[Scalar], radius: float, axes: Sequence[int] = (0, 1, 2)) -> NDArray[Scalar]:
     """Return the maximum of `values` within Euclidean `radius` along `axes`, same shape and dtype."""
     reach = int(radius)
     width = [(reach, reach) if axis in axes else (0, 0) for axis in range(values.ndim)]
@@ -140,7 +141,7 @@ def tolerant_iou_of(f1_value: float) -> float:
     return f1_value / (2 - f1_value)
 
 
-def tolerant_f1(predicted: NDArray[np.bool_], true: NDArray[np.bool_], radius: float = 2) -> float:
+def tolerant_f1(predicted: Mask, true: Mask, radius: float = 2) -> float:
     """Return F1 where a voxel is a hit when the other set has a voxel within Euclidean `radius`."""
     return f1_of(
         precision(predicted, ball_maximum(true, radius) if true.any() else true),
@@ -148,7 +149,7 @@ def tolerant_f1(predicted: NDArray[np.bool_], true: NDArray[np.bool_], radius: f
     )
 
 
-def tolerant_iou(predicted: NDArray[np.bool_], true: NDArray[np.bool_], radius: float = 2) -> float:
+def tolerant_iou(predicted: Mask, true: Mask, radius: float = 2) -> float:
     """Return Tol-IoU = F1 / (2 - F1) of the tolerant F1 (radius 2: Tol-IoU@2)."""
     return tolerant_iou_of(tolerant_f1(predicted, true, radius))
 
@@ -176,7 +177,7 @@ def tolerant_counts(probability: Array, labels: Array, thresholds: Array, radius
     )
 
 
-def f1_from_counts(counts: Counts) -> Array:
+def f1_from_counts(counts: Sequence[NDArray[np.integer]]) -> Array:
     """Return F1 from the four arrays of counts, with the same rule for empty sets as `f1`."""
     hits_predicted, predicted, hits_true, true = (np.asarray(c, dtype=np.float64) for c in counts)
     p = np.divide(hits_predicted, predicted, out=(true == 0).astype(np.float64), where=predicted > 0)

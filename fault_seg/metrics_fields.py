@@ -107,7 +107,10 @@ def ssim(values: Array, true_values: Array, data_range: float = 1.0, window: int
     """
     x, y = (np.asarray(a, dtype=np.float64) for a in (values, true_values))
     size = [min(window, n - 1 + n % 2) for n in x.shape]
-    mean_x, mean_y, xx, yy, xy = (ndimage.uniform_filter(a, size) for a in (x, y, x * x, y * y, x * y))
+    mean_x, mean_y, xx, yy, xy = (
+        ndimage.uniform_filter(a, size)  # pyright: ignore[reportArgumentType] - one an axis is allowed
+        for a in (x, y, x * x, y * y, x * y)
+    )
     scale = np.prod(size) / max(np.prod(size) - 1, 1)  # unbiased variance
     var_x, var_y, cov = (
         scale * (a - b) for a, b in ((xx, mean_x**2), (yy, mean_y**2), (xy, mean_x * mean_y))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -103,7 +104,7 @@ class HighResolutionNet(nn.Module):
             self.fault_head = nn.Sequential(ConvBlock(16, 8), Conv3d(8, 1, 3, padding=1))
             self.orient_head = nn.Sequential(ConvBlock(24, 16), Conv3d(16, 6, 3, padding=1))
             # Faults are rare: start at p = 0.08. A correction starts at nothing.
-            nn.init.constant_(self.fault_head[1].bias, -2.5 if kind == "infer" else 0.0)
+            nn.init.constant_(self.fault_head.get_parameter("1.bias"), -2.5 if kind == "infer" else 0.0)
         if "dhr" in self.heads:
             self.dhr_head = nn.Sequential(ConvBlock(16, 8), Conv3d(8, 1, 3, padding=1))
         if "rgt" in self.heads:
@@ -112,8 +113,8 @@ class HighResolutionNet(nn.Module):
             self.context_mix8 = ConvBlock(64, 64, kernel=1)
             self.context_mix4 = ConvBlock(64, 16, kernel=1)
             self.rgt_head = nn.Sequential(ConvBlock(40, 16), Conv3d(16, 1, 3, padding=1))
-            nn.init.zeros_(self.rgt_head[1].weight)
-            nn.init.zeros_(self.rgt_head[1].bias)
+            nn.init.zeros_(self.rgt_head.get_parameter("1.weight"))
+            nn.init.zeros_(self.rgt_head.get_parameter("1.bias"))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Return the outputs of the heads for `x` [B, 1 or 9, Z, Y, X].
@@ -173,10 +174,11 @@ def receptive_radius(network: nn.Module, heads: Iterable[str] = HEADS) -> int | 
     """
     if not hasattr(network, "input_window"):
         return None
+    local = cast(HighResolutionNet | UNet, network)
     radius = 0
-    for output in [name for head in heads for name in network.local_outputs.get(head, ())]:
-        for j in range(network.multiple):  # the window depends on the place within the coarsest cell
-            first, last = network.input_window(output, (j, j))
+    for output in [name for head in heads for name in local.local_outputs.get(head, ())]:
+        for j in range(local.multiple):  # the window depends on the place within the coarsest cell
+            first, last = local.input_window(output, (j, j))
             radius = max(radius, j - first, last - j)
     return radius
 
@@ -243,8 +245,9 @@ def fuse_batch_norm(network: nn.Module) -> nn.Module:
     """Return an inference copy of `network` with every BatchNorm3d folded into the convolution before it."""
     network = copy.deepcopy(network).eval()
     for part in network.modules():
-        if isinstance(getattr(part, "norm", None), nn.BatchNorm3d):
-            part.conv = fuse_conv_bn_eval(part.conv, part.norm)
+        conv, norm = getattr(part, "conv", None), getattr(part, "norm", None)
+        if isinstance(conv, nn.Conv3d) and isinstance(norm, nn.BatchNorm3d):
+            part.conv = fuse_conv_bn_eval(conv, norm)
             part.norm = nn.Identity()
     return network
 

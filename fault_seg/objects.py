@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage, sparse
 from scipy.sparse import csgraph
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from common.errors import DataError
 from fault_seg.angles import (
@@ -26,6 +26,8 @@ from fault_seg.angles import (
 )
 from fault_seg.metrics_fault import Array
 from fault_seg.metrics_fields import horizon_depth
+
+Columns = dict[str, NDArray[np.integer] | NDArray[np.floating]]
 
 MAX_ANGLE_DEG = 20.0
 CROSSING_REACH = 6.0  # voxels over which a fault is followed through another one that crosses it
@@ -146,7 +148,9 @@ def thin_faults(
     return index[keep], normal[:, keep]
 
 
-def _neighbour_links(index: NDArray[np.integer], normal: Array, shape: tuple[int, int, int]) -> Array:
+def _neighbour_links(
+    index: NDArray[np.integer], normal: Array, shape: tuple[int, int, int]
+) -> NDArray[np.integer]:
     """Return pairs [2, M] of touching voxels (26 neighbours) whose normals agree."""
     number = np.full(tuple(n + 2 for n in shape), -1, dtype=np.int64)
     number[tuple(index.T + 1)] = np.arange(len(index))
@@ -164,7 +168,7 @@ def _neighbour_links(index: NDArray[np.integer], normal: Array, shape: tuple[int
 
 def _crossing_links(
     index: NDArray[np.integer], normal: Array, component: NDArray[np.integer], mask: NDArray[np.bool_]
-) -> Array:
+) -> NDArray[np.integer]:
     """Return pairs [2, M] that carry a fault through another one that cuts it in two.
 
     Two voxels of different components are linked when they lie within CROSSING_REACH in each other's plane,
@@ -178,7 +182,7 @@ def _crossing_links(
     border = np.flatnonzero(highest[at] != lowest[at])
     if len(border) < 2:
         return np.zeros((2, 0), dtype=np.int64)
-    pairs = cKDTree(index[border]).query_pairs(CROSSING_REACH, output_type="ndarray")
+    pairs = KDTree(index[border]).query_pairs(CROSSING_REACH, output_type="ndarray")
     first, second = border[pairs[:, 0]], border[pairs[:, 1]]
     apart = component[first] != component[second]
     first, second = first[apart], second[apart]
@@ -191,7 +195,7 @@ def _crossing_links(
     return np.stack((first[agree], second[agree]))
 
 
-def _components(num_voxels: int, pairs: Array) -> NDArray[np.integer]:
+def _components(num_voxels: int, pairs: NDArray[np.integer]) -> NDArray[np.integer]:
     """Return the number of the connected component of each voxel."""
     links = sparse.coo_matrix((np.ones(pairs.shape[1], dtype=np.int8), pairs), shape=(num_voxels, num_voxels))
     return csgraph.connected_components(links, directed=False)[1]
@@ -280,7 +284,7 @@ def fault_table(faults: FaultVoxels, fsem: Array, geometry: SurveyGeometry) -> l
 
 def fault_points(
     faults: FaultVoxels, fsem: Array, dip_deg: Array, strike_deg: Array, geometry: SurveyGeometry
-) -> dict[str, Array]:
+) -> Columns:
     """Return the columns of the table of all thinned fault voxels; dip is folded to 0..90."""
     geometry.check(fsem, "fsem")
     z, y, x = faults.index.T
@@ -309,9 +313,7 @@ def _polyline(points: Array) -> Array:
     return np.stack([np.bincount(step, weights=points[:, axis]) / count for axis in (0, 1)], axis=1)
 
 
-def fault_sticks(
-    faults: FaultVoxels, geometry: SurveyGeometry, every: int = 2, spacing: int = 4
-) -> dict[str, Array]:
+def fault_sticks(faults: FaultVoxels, geometry: SurveyGeometry, every: int = 2, spacing: int = 4) -> Columns:
     """Return the columns of the fault sticks: one polyline for each fault and every `every`-th inline.
 
     Args:
@@ -361,7 +363,7 @@ def horizon_surface(rgt: Array, value: float, fault: NDArray[np.bool_] | None = 
     return np.where(cut[0] | cut[1], np.nan, depth)
 
 
-def horizon_columns(depth: Array, geometry: SurveyGeometry) -> dict[str, Array]:
+def horizon_columns(depth: Array, geometry: SurveyGeometry) -> Columns:
     """Return the columns inline, crossline, x, y, z of a surface [n2, n3] in samples, inline by inline."""
     crossline, inline = np.meshgrid(geometry.xlines, geometry.ilines, indexing="ij")
     columns = {"inline": inline, "crossline": crossline, "x": geometry.x, "y": geometry.y}

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.files import write_text
 from fault_seg.metrics_fault import Array
@@ -27,13 +28,16 @@ FAULT_COLUMNS = (
 )
 
 
-def _format_of(column: Array) -> str:
+def _format_of(column: NDArray[np.integer] | NDArray[np.floating]) -> str:
     """Return the number format of a column: whole numbers as they are, others with 9 digits."""
     return "%d" if np.issubdtype(np.asarray(column).dtype, np.integer) else "%.9g"
 
 
 def write_columns(
-    path: str | Path, columns: Mapping[str, Array], separator: str = ",", header: bool = True
+    path: str | Path,
+    columns: Mapping[str, NDArray[np.integer] | NDArray[np.floating]],
+    separator: str = ",",
+    header: bool = True,
 ) -> None:
     """Write equally long columns as text, atomically; NaN is written as `nan`."""
     buffer = io.StringIO()
@@ -76,7 +80,7 @@ def write_horizon_files(
     rgt: Array,
     values: Sequence[float],
     geometry: SurveyGeometry,
-    fault: Array | None = None,
+    fault: NDArray[np.bool_] | None = None,
 ) -> list[Path]:
     """Write `<prefix>.horizon_{value}.xyz` for each rgt, and `<prefix>.horizons.csv`; return the paths.
 

@@ -79,7 +79,7 @@ def plan_outputs(
     prefix = config.output or Path(config.input).stem
     if prefix.endswith("/"):
         prefix += Path(config.input).stem
-    formats = tuple(dict.fromkeys(volume.format if name == "auto" else name for name in config.format))
+    formats = tuple(dict.fromkeys(volume.format if name == "auto" else name for name in config.formats))
     outputs = Outputs(prefix, chosen_attributes(config, model, origins), formats)
     if "segy" in formats and not isinstance(volume, SegySurvey):
         raise UserError(

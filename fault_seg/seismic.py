@@ -159,7 +159,7 @@ def add_noise(rng: np.random.Generator, volume: np.ndarray, noise_max: float) ->
         1: lambda size: (rng.random(size, dtype=np.float32) - 0.5) * np.float32(12**0.5),
         2: lambda size: rng.standard_exponential(size, dtype=np.float32) - 1,
     }
-    sigma = np.where(rng.random(3) < 0.5, 0, rng.uniform(0.5, 2.5, 3))
+    sigma = np.where(rng.random(3) < 0.5, 0, rng.uniform(0.5, 2.5, 3)).tolist()
     level = rng.uniform(0, noise_max)
     striped, across, stripe_level = rng.random() < 0.3, int(rng.integers(1, 3)), rng.uniform(0, 0.15)
     if noise_max == 0:

@@ -80,7 +80,9 @@ def parse_mhd(path: Path) -> ImageHeader:
     position = 0
     while "ElementDataFile" not in fields:
         end = head.find(b"\n", position)
-        key, equals, value = head[position : end if end >= 0 else len(head)].decode("latin-1").partition("=")
+        key, equals, value = (
+            head[position : end if end >= 0 else len(head)].decode("utf-8", "replace").partition("=")
+        )
         if not equals or (end < 0 and key.strip() != "ElementDataFile"):
             raise _bad(path, "no line ElementDataFile", "a MetaImage header of lines 'key = value'")
         fields[key.strip()] = value.strip()

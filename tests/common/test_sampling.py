@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from common import distributed
+from common.errors import DataError
 from common.noise import gaussian
 from common.sampling import Draw, StepSampler, draw, steps_of, train_loader
 
@@ -104,3 +105,21 @@ def test_collate_is_used():
 def test_steps_of_epochs(epochs: float, samples: int, batch: int, steps: int):
     """Epochs become the steps after which every sample was used that often."""
     assert steps_of(epochs, samples, batch) == steps
+
+
+class _Broken(torch.utils.data.Dataset):
+    """A data set whose files are bad."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, draw: Draw) -> None:
+        raise DataError(f"{draw.index}.bin: 3 bytes, expected 4; copy it again")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_a_worker_is_the_same_line(workers: int):
+    """A bad file is one line, whichever process meets it."""
+    loader = train_loader(_Broken(), StepSampler(4, 1, 0, 0, 2, shuffle=False), num_workers=workers)
+    with pytest.raises(DataError, match=r"^0\.bin: 3 bytes, expected 4; copy it again$"):
+        next(iter(loader))

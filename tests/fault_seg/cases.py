@@ -45,6 +45,7 @@ def save_model(path: Path, heads: tuple[str, ...] = HEADS, layout: str = "hr", k
             with torch.no_grad():
                 network.fault_head[1].weight *= 30
                 network.fault_head[1].bias.zero_()
+                network.orient_head[1].weight *= 100
         if layout == "hr" and "rgt" in heads:
             nn.init.normal_(network.rgt_head[1].weight, std=0.02)
     config = {"network": layout, "heads": list(heads)}

@@ -1,0 +1,105 @@
+"""The commands of fault_seg as a user types them: they parse and work together; exit codes are true."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cli.test_scripts import ROOT, call
+from tests.fault_seg.cases import make_cubes, noisy_layers, save_model
+
+CPU = ["--device", "cpu", "--threads", "1", "--precision", "fp32"]
+DIRS = "--dir_data_train {0}/data_train --dir_target_train {0}/target_train --dir_data_valid {0}/data_valid "
+DIRS += "--dir_target_valid {0}/target_valid --dir_output ./checkpoints"
+VOLUME = "--input ./test_volume --model ./last.ckpt --n1 12 --n2 10 --n3 8"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder, with a space in its name, that holds cubes, a model and a raw volume."""
+    folder = tmp_path_factory.mktemp("my data")
+    make_cubes(folder / "cubes")
+    save_model(folder / "last.ckpt")
+    noisy_layers((12, 10, 8)).transpose(2, 1, 0).tofile(folder / "test_volume")
+    return folder
+
+
+def script(name: str, arguments: list[str], folder: Path) -> tuple[int, str]:
+    """Run a script of fault_seg in a folder."""
+    return call(ROOT / f"scripts/fault_seg/{name}.py", arguments, folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("make_data", "--preset demo --out data/fault"),
+        ("make_data", "--preset rgm --ntrain 2 --n1 33 --n2 20 --n3 40 --faults 1 4 --noise 0.3"),
+        ("train", f"--task infer {DIRS} --epochs 100 --batch_train 4 --n1 24 --n2 20 --n3 16 --crop 16"),
+        ("train", "--task infer --synthetic --dir_output ./checkpoints --n1 32 --n2 32 --n3 32 --crop 16"),
+        ("train", "--preset smoke --num-workers 0 --save-every 2 --no_augment --wandb= --ema 0"),
+        ("train", "--preset smoke --network unet --no-rgt --no-dhr --crop 32 16 16 --batch_size 1"),
+        ("infer", f"{VOLUME} --output ./out/r --rgt True --fault True --dhr True"),
+        ("infer", f"{VOLUME} --output o --overlap exact --no_rgt --format npy h5"),
+        ("evaluate", "--model ./last.ckpt --data cubes --out evaluation"),
+    ],
+)  # fmt: skip
+def test_printed_commands(place: Path, tmp_path: Path, name: str, line: str):
+    """Each printed command line runs with --dry_run, from the user's folder, and writes no file."""
+    work = Path(shutil.copytree(place, tmp_path / "work"))
+    arguments = line.format("cubes").split() + (CPU if name != "make_data" else []) + ["--dry_run"]
+    before = {p for p in work.rglob("*") if p.is_file()}
+    code, said = script(name, arguments, work)
+    assert code == 0, said
+    assert {p for p in work.rglob("*") if p.is_file()} - before == {work / "said.txt"}
+
+
+def test_from_cubes_to_faults(tmp_path: Path):
+    """make_data, train, infer, evaluate: what each leaves is what the next one needs."""
+    sizes = "--n1 20 --n2 16 --n3 24"
+    cube = f"--input d/data_valid/0.bin {sizes} --output out/cube"
+    steps = [
+        ("make_data", f"--preset smoke --ntrain 2 --nvalid 1 {sizes} --no_figures --out d --seed 3"),
+        ("train", "--data d --out run --steps 2 --batch_train 2 --crop 16 --log_every 1 --no_tensorboard"),
+        ("train", "--data d --out run --steps 3 --batch_train 2 --crop 16 --resume auto --no_tensorboard"),
+        ("infer", f"{cube} --model run/best.ckpt --no_figures"),
+        ("evaluate", "--model run/last.ckpt --data d --out report --no_figures"),
+    ]
+    for name, line in steps:
+        code, said = script(name, line.split() + (CPU if name != "make_data" else []), tmp_path)
+        assert code == 0, said
+    assert "fault average precision" in said and (tmp_path / "report/evaluation.json").is_file()
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert names == {"cube.json", *(f"cube.{n}" for n in ("fsem", "fdip", "fstrike", "rgt", "dhr"))}
+    fsem = np.fromfile(tmp_path / "out/cube.fsem", "<f4").reshape(24, 16, 20)
+    assert 0 <= fsem.min() <= fsem.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "code", "message"),
+    [
+        ("train", "--data absent", 3, "error: absent/data_train: no such folder"),
+        ("train", "--data cubes --crop 32", 3, "smaller than --crop (32, 32, 32); lower --crop"),
+        ("train", "--data cubes --crop 16 --ntrain 9", 3, "3 samples found, 9 asked for"),
+        ("train", "--data cubes --crop 16 --rgt maybe", 2, "'maybe', expected true or false"),
+        ("train", "--data cubes --crop 16 --out last.ckpt", 2, "last.ckpt"),
+        ("infer", "", 2, "error: --input: missing"),
+        ("infer", "--input test_volume --model last.ckpt", 2, "expected three positive sizes; pass --n1"),
+        ("infer", "--input test_volume --n1 13 --n2 10 --n3 8 --model last.ckpt", 3, "it fits --n1 12"),
+        ("infer", "--input nothing.sgy --model last.ckpt", 3, "nothing.sgy: no such file"),
+        ("infer", "--input test_volume --model test_volume", 3, "test_volume: "),
+        ("infer", "--input test_volume --n1 12 --n2 10 --n3 8 --model last.ckpt --format vgi", 2, "vgi"),
+        ("evaluate", "--model last.ckpt --data absent", 3, "absent/data_valid: no such folder"),
+        ("make_data", "--ntrain 0 --nvalid 0", 2, "expected at least one cube"),
+        ("make_data", "--preset smoke --out cubes", 2, "cubes: holds a data set"),
+        ("make_data", "--preset smoke --out test_volume", 2, "cannot be made a folder"),
+    ],
+)
+def test_exit_codes(place: Path, name: str, line: str, code: int, message: str):
+    """What a user does wrong is one line that says so, with exit code 2 for usage and 3 for data."""
+    found, said = script(name, line.split() + (CPU if name != "make_data" else []), place)
+    (place / "said.txt").unlink()
+    errors = [text for text in said.splitlines() if text.startswith("error: ")]
+    assert found == code and len(errors) == 1 and message in errors[0] and "Traceback" not in said, said

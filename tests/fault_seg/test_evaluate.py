@@ -1,0 +1,146 @@
+"""Evaluation: an oracle scores best, baselines stand beside, and all figures and files are there."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.errors import DataError, StrataError, UserError
+from common.report import Row, load_rows
+from fault_seg import evaluate as module
+from fault_seg.config import EvaluateConfig
+from fault_seg.evaluate import MEASURES, evaluate, held_out
+from fault_seg.maps import Model
+from fault_seg.model import HEADS
+from tests.fault_seg.cases import QUICK, SHAPE, make_cubes, save_model
+
+FILES = {"evaluation.json", "evaluation.md", "results.json"}
+
+
+@pytest.fixture(scope="module")
+def cubes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a data set of two training and two held-out cubes."""
+    return make_cubes(tmp_path_factory.mktemp("cubes"), ntrain=2, nvalid=2)
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a random network."""
+    return save_model(tmp_path_factory.mktemp("model") / "model.ckpt")
+
+
+def measured(rows: list[Row]) -> dict[str, Row]:
+    """Return rows by the key of their measure."""
+    keys = {name: key for key, (name, *_) in MEASURES.items()}
+    return {keys[row.measure]: row for row in rows}
+
+
+def all_finite(tree: Any) -> bool:
+    """Tell whether a JSON document holds no null and no infinite number, HD95 of empty masks apart."""
+    if isinstance(tree, dict):
+        return all(all_finite(v) for k, v in tree.items() if not k.startswith("hd95"))
+    if isinstance(tree, list):
+        return all(map(all_finite, tree))
+    return isinstance(tree, str) or (tree is not None and math.isfinite(tree))
+
+
+def test_files_and_figures(cubes: Path, model_path: Path, tmp_path: Path):
+    """Every file is written, every number finite, coherence and the other baselines beside ours."""
+    rows = evaluate(EvaluateConfig(str(model_path), cubes), QUICK, tmp_path)
+    assert {p.name for p in tmp_path.iterdir() if p.is_file()} == FILES
+    drawn = {p.name for p in (tmp_path / "figures").iterdir()}
+    assert drawn == {"pr_curve.png", "gallery_timeslice.png", "gallery_inline.png"}
+    document = json.loads((tmp_path / "evaluation.json").read_text())
+    assert set(document["methods"]) == {"ours", "coherence", "constant", "flat", "input"}
+    ours = document["methods"]["ours"]
+    assert all_finite(ours["mean"]) and all_finite(document["methods"]["coherence"]["mean"])
+    assert len(ours["cubes"]) == 2 and document["sha256"] and document["run"]["package"] == "fault_seg"
+    assert load_rows(tmp_path / "results.json") == rows
+    found = measured(rows)
+    assert set(found) == set(MEASURES)
+    for key, row in found.items():
+        assert row.parameters == 1_554_337 and row.seconds > 0
+        assert set(row.baselines) == {MEASURES[key][3]}
+        assert math.isfinite(row.ours) and all(map(math.isfinite, row.baselines.values()))
+    table = (tmp_path / "evaluation.md").read_text()
+    assert all(name in table for name, *_ in MEASURES.values()) and "coherence" in table
+
+
+def test_oracle(cubes: Path, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A model that knows the truth has every score at its best, well above the baselines."""
+    config = EvaluateConfig(str(model_path), cubes, figures=False)
+    known = [c for part in ("valid", "train") for c in held_out(config, part, HEADS, 0)]
+
+    def oracle(_: Model, image: np.ndarray) -> dict[str, np.ndarray]:
+        cube = next(c for c in known if np.array_equal(c["image"], image))
+        return {name: values for name, values in cube.items() if name != "image"}
+
+    monkeypatch.setattr(module, "predict", oracle)
+    found = measured(evaluate(config, QUICK, tmp_path))
+    for name in ("ap", "iou", "tol_iou"):
+        assert found[name].ours == pytest.approx(1) and found[name].baselines["coherence"] < 0.9
+    assert found["angle_median_deg"].ours < 0.1 < found["angle_median_deg"].baselines["constant"]
+    for name in ("rgt_mae", "horizon_median_samples"):
+        assert found[name].ours < 1e-3 < found[name].baselines["flat"]
+    assert "dhr_psnr_db" not in found  # infinite
+
+
+@pytest.mark.parametrize("heads", [("fault",), ("dhr", "rgt")])
+def test_partial_models(cubes: Path, tmp_path: Path, heads: tuple[str, ...]):
+    """A model is measured on what it makes, and needs no other targets."""
+    own = Path(shutil.copytree(cubes, tmp_path / "own"))
+    if heads == ("fault",):
+        for path in [*own.rglob("*_rgt.bin"), *own.rglob("*_dhr.bin")]:
+            path.unlink()
+    model = save_model(tmp_path / "model.ckpt", heads)
+    found = measured(evaluate(EvaluateConfig(str(model), own, nvalid=1, ntune=1), QUICK, tmp_path / "out"))
+    faults = {"ap", "iou", "tol_iou", "angle_median_deg"}
+    assert set(found) == (faults if heads == ("fault",) else set(MEASURES) - faults)
+
+
+def test_only_the_cubes_asked_for_are_read(cubes: Path, model_path: Path, tmp_path: Path):
+    """--nvalid 1 --ntune 1 read no other cube, which may be bad then."""
+    own = Path(shutil.copytree(cubes, tmp_path / "own"))
+    for part in ("train", "valid"):
+        np.full(SHAPE, np.nan, "<f4").tofile(own / f"data_{part}/1.bin")
+    config = EvaluateConfig(str(model_path), own, nvalid=1, ntune=1, figures=False)
+    assert evaluate(config, replace(QUICK, dry_run=True), tmp_path / "out") == []
+    with pytest.raises(DataError, match=r"data_valid/1.bin: nan at z 0 y 0 x 0"):
+        evaluate(replace(config, nvalid=2), QUICK, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"nvalid": 9}, DataError, "2 samples found, 9 asked for"),
+        ({"ntune": 0}, UserError, "--ntune 0"),
+        ({"data": Path("absent")}, DataError, "absent/data_valid: no such folder"),
+        ({"model": "absent.ckpt"}, DataError, "absent.ckpt: no such checkpoint"),
+    ],
+)
+def test_bad_input(
+    cubes: Path,
+    model_path: Path,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    kind: type[StrataError],
+    message: str,
+):
+    """What cannot be evaluated ends in one line."""
+    with pytest.raises(kind, match=message):
+        evaluate(replace(EvaluateConfig(str(model_path), cubes), **changes), QUICK, tmp_path)
+
+
+def test_output_that_cannot_be_written(cubes: Path, model_path: Path, tmp_path: Path):
+    """A file where the folder shall be is a usage error before any work."""
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(UserError, match="cannot be made a folder"):
+        evaluate(EvaluateConfig(str(model_path), cubes), QUICK, tmp_path / "out")
