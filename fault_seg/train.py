@@ -15,7 +15,7 @@ from common import device as devices
 from common import distributed, loop
 from common.checkpoint import Checkpoint, plain_tree, plain_weights
 from common.device import Precision, resolve_precision
-from common.errors import DataError
+from common.errors import DataError, UserError
 from common.guard import Guard
 from common.log import get_logger
 from common.optim import Ema, Updater, adamw, warmup_cosine
@@ -239,7 +239,10 @@ def train(config: TrainConfig, options: TrainOptions, origins: dict[str, str] | 
         DataError: bad training data, or nothing to resume from.
         DivergedError: a loss became NaN or infinite.
     """
-    with machine(options) as device:
+    if config.synthetic and (origins or {}).get("data") == "command line":
+        raise UserError("--data and --synthetic exclude each other; leave one out, or add --synthetic false")
+    advice = "lower --batch_train or --crop, or use a device with more memory"
+    with machine(options) as device, devices.explain_out_of_memory(advice):
         with distributed.shared_errors():
             train_set, valid_set = make_datasets(config, options.seed)
         batch = config.batch_train * config.accumulate

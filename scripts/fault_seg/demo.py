@@ -75,7 +75,7 @@ def train_and_measure(shown: str) -> float:
     data = ["--data", f"{shown}/data"]
     make = ["--preset", "demo", "--out", f"{shown}/data", "--overwrite"]
     demo.run_step(Step("cubes with known faults", "fault_seg/make_data.py", make))
-    train = ["--preset", "demo", *data, "--out", f"{shown}/train", "--eval_every", "110", "--overwrite"]
+    train = ["--preset", "demo", *data, "--out", f"{shown}/train", "--eval_every", "150", "--overwrite"]
     seconds = demo.run_step(Step("train from scratch", "fault_seg/train.py", train))
     evaluate = ["--model", f"{shown}/{MODEL}", *data, "--out", f"{shown}/evaluation"]
     demo.run_step(Step("measure on held-out cubes", "fault_seg/evaluate.py", evaluate))

@@ -356,3 +356,18 @@ def test_a_script_from_anywhere(tmp_path: Path):
     described = json.loads((out / "run.json").read_text(encoding="utf-8"))
     assert str(out) in described["command"]
     assert (out / "checkpoints" / "last.pt").exists() and list((out / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf"])
+def test_numbers_are_finite(text: str):
+    """--lr nan is a mistake, not a learning rate."""
+    with pytest.raises(UserError, match="--lr"):
+        read("--lr", text)
+
+
+def test_a_list_in_a_config_file_is_a_list(tmp_path: Path):
+    """Text does not fall into letters where a list is expected."""
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({"sizes": "12"}))
+    with pytest.raises(UserError, match="sizes"):
+        read("--config", str(path))
