@@ -91,11 +91,14 @@ def _leading_eigenvector(a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     (l1 - l2)(l1 - l3) v1 v1^T is then a multiple of v1, and an error e of l2 or l3 enters as e^2 only.
     Where l1 = l2 all columns vanish and an iterative solver takes over.
     """
+    tiny = torch.finfo(a.dtype).tiny
+    # Squares of very small entries, as beside a mute, would vanish: work on matrices of size 1.
+    size = a.abs().amax(0)
+    a = a / size.clamp_min(tiny)
     mean = (a[0] + a[1] + a[2]) / 3
     zz, yy, xx = a[0] - mean, a[1] - mean, a[2] - mean
     zy, zx, yx = a[3], a[4], a[5]
     p = ((zz * zz + yy * yy + xx * xx + 2 * (zy * zy + zx * zx + yx * yx)) / 6).sqrt()
-    tiny = torch.finfo(a.dtype).tiny
     scale = 1 / p.clamp_min(tiny)
     zz, yy, xx, zy, zx, yx = (v * scale for v in (zz, yy, xx, zy, zx, yx))
     det = zz * (yy * xx - yx * yx) - zy * (zy * xx - yx * zx) + zx * (zy * yx - yy * zx)
@@ -128,7 +131,7 @@ def _leading_eigenvector(a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     hard = torch.nonzero(((l1 - l2) < DEGENERATE) & ~isotropic).squeeze(1)
     if len(hard):
         v[:, hard], gap[hard] = (r.to(a) for r in _eigh(a[:, hard]))
-    return v, gap
+    return v, gap * size
 
 
 def _eigh(a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -100,8 +100,8 @@ def infer_survey(survey: Path, out: Path, shown: str) -> list[Picture]:
     flags = ["--input", str(survey), "--output", f"{shown}/f3/f3", "--overwrite"]
     flags += [] if shipped else ["--model", f"{shown}/{MODEL}"]
     demo.run_step(Step("a real survey: F3, offshore Netherlands", "fault_seg/infer.py", flags))
-    weights = "the shipped weights" if shipped else "the network trained above"
-    return inlines(out, "f3", f"Crop of the F3 survey, {weights}.", "field data")
+    weights = "the shipped weights" if shipped else "the network trained above, too short for field data"
+    return inlines(out, "f3", f"Crop of the F3 survey; {weights}.", "field data")
 
 
 def inlines(out: Path, step: str, caption: str, alt: str) -> list[Picture]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from fault_seg.angles import (
@@ -154,3 +155,14 @@ def test_gradients():
     assert torch.autograd.gradcheck(
         lambda d, s: angle_between_deg(normal_from_angles(d, s), target), (dip, strike)
     )
+
+
+@pytest.mark.parametrize("scale", [1e-36, 1e-30, 1e-24, 1e-12, 1e12, 1e30])
+def test_leading_normal_of_any_size(scale: float):
+    """The eigenvector of a matrix does not depend on its size, and its gap grows with it; nothing is NaN."""
+    angles = torch.tensor([[20.0, 65.0, 88.0], [10.0, 100.0, 179.0]])
+    normal = normal_from_angles(*angles)
+    found, gap = normal_from_outer(outer_from_normal(normal) * scale)
+    assert angle_between_deg(found, normal).max() < 0.1
+    torch.testing.assert_close(gap, torch.full((3,), scale), rtol=1e-3, atol=0)
+    assert torch.isfinite(normal_from_outer(torch.zeros(6, 2))[1]).all()

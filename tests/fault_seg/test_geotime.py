@@ -8,6 +8,7 @@ import torch
 
 from common.noise import numpy_stream
 from fault_seg.geotime import monotone, normalise_rgt, reflection_slopes, solve_geological_time
+from fault_seg.synthetic import make_sample, preset
 
 SHAPE = (48, 44, 40)
 
@@ -141,3 +142,12 @@ def test_monotone_leaves_faults_alone():
     fault = np.zeros(rgt.shape, dtype=bool)
     fault[2] = True
     np.testing.assert_allclose(monotone(rgt, fault).ravel(), [1, 2, 5, 3, 3.75, 3.75])
+
+
+def test_time_is_finite_beside_a_mute():
+    """A cube that fades into zeros, as beside a mute, has finite slopes and time everywhere."""
+    sample = make_sample(0, 380, preset("mixed"))  # its zeroed edge once gave one NaN, and so a NaN volume
+    assert (sample.dhr == 0).mean() > 0.1
+    image = torch.from_numpy(sample.dhr)
+    assert all(torch.isfinite(values).all() for values in reflection_slopes(image))
+    assert torch.isfinite(solve_geological_time(image, torch.from_numpy(sample.fsem))).all()
