@@ -11,6 +11,7 @@ import datetime
 import inspect
 import itertools
 import os
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -60,6 +61,10 @@ def session(device: torch.device, timeout_s: float = 600.0) -> Iterator[None]:
     )
     try:
         yield
+    except RuntimeError as error:
+        if "by peer" in str(error):  # another rank has left: let torchrun see that one's error first
+            time.sleep(2.0)
+        raise
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
