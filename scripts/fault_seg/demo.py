@@ -17,7 +17,7 @@ from fault_seg.infer import SHIPPED_WEIGHTS
 QUESTION = "Where are the faults and horizons in this survey?"
 MODEL = "train/last.ckpt"
 NEXT_COMMANDS = (
-    "python scripts/fault_seg/infer.py --input survey.sgy --model MODEL --output out/survey",
+    "python scripts/fault_seg/infer.py --input survey.sgy --output out/survey",
     "python scripts/fault_seg/make_data.py --preset standard --out data/fault",
     "python scripts/fault_seg/train.py --preset standard --data data/fault --out results/fault",
     "python scripts/fault_seg/evaluate.py --model results/fault/best.ckpt --data data/fault",
