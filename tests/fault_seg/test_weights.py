@@ -1,4 +1,4 @@
-"""The shipped weights load offline, are what their card says, and find faults in cubes that they never saw."""
+"""The shipped weights load offline, are what their card says, and find faults in cubes they never saw."""
 
 from __future__ import annotations
 
