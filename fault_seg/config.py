@@ -154,7 +154,7 @@ def demo() -> TrainConfig:
 
 
 def standard() -> TrainConfig:
-    """Return a short training on the standard cubes: about ten minutes on two cores."""
+    """Return a short training on the standard cubes: about eleven minutes on one core."""
     return TrainConfig(steps=1000, batch_train=2, crop=(32,), ema=0.995, disturb=False)
 
 
