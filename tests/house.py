@@ -20,7 +20,7 @@ UNSAFE_CALLS = {
 }
 UNSAFE_ARGUMENTS = {("weights_only", False), ("allow_pickle", True), ("shell", True)}
 # Unpicklers that admit NumPy arrays only, for formats that are pickles by tradition: (file, class).
-RESTRICTED_UNPICKLERS: set[tuple[str, str]] = set()
+RESTRICTED_UNPICKLERS = {("common/legacy_pickle.py", "_NumpyUnpickler")}
 MAX_LINES = 400
 Finding = tuple[int, str]
 

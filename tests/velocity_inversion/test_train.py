@@ -1,0 +1,120 @@
+"""Training, resume, inference, evaluation and archives on a tiny data set."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common.checkpoint import load as load_checkpoint
+from common.errors import DataError, UserError
+from common.run import MachineOptions, TrainOptions
+from tests.velocity_inversion.cases import tiny_config, tiny_data
+from velocity_inversion.config_tools import EvaluateConfig, InferConfig
+from velocity_inversion.evaluate import evaluate
+from velocity_inversion.infer import infer, load
+from velocity_inversion.sources import open_source
+from velocity_inversion.submission import check_archive, require_ids, write_archive
+from velocity_inversion.train import MODEL_FILE, train
+
+RUN = TrainOptions(device="cpu", tensorboard=False, log_every=1, save_every=2, eval_every=2)
+CPU = MachineOptions(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a tiny data set."""
+    return tiny_data(tmp_path_factory.mktemp("shots"))
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a training that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("trained")
+    result = train(tiny_config(data, folder / "cache"), replace(RUN, out=folder / "run"))
+    assert result is not None and result.state == "finished"
+    return folder / "run"
+
+
+def weights(run: Path, member: int) -> dict[str, torch.Tensor]:
+    """Return the weights of a member's last checkpoint."""
+    return load_checkpoint(run / f"member_{member:02d}/checkpoints/last.pt").state_dict
+
+
+def test_members_differ_and_names_are_plain(trained: Path):
+    """Two members have different weights; the ensemble's file holds both under plain names."""
+    ensemble = load(trained / MODEL_FILE)
+    name = "net.decoder.position"
+    assert not torch.equal(ensemble.states[0][name], ensemble.states[1][name])
+    assert float(ensemble.weights.sum()) == pytest.approx(1.0)
+    assert f"members.0.{name}" in load_checkpoint(trained / MODEL_FILE).state_dict
+
+
+def test_resume_equals_the_uninterrupted_run(data: Path, trained: Path, tmp_path: Path):
+    """Cut back to step 2 of member 1 and continued, both members have the same bits."""
+    config = tiny_config(data, tmp_path / "cache")
+    train(config, replace(RUN, out=tmp_path / "run"))
+    for path in (tmp_path / "run/member_01/checkpoints").iterdir():
+        if path.name != "step2.pt":
+            path.unlink()
+    (tmp_path / "run/member_01/status.json").unlink()
+    train(config, replace(RUN, out=tmp_path / "run", resume="auto"))
+    for member in (0, 1):
+        expected, found = weights(trained, member), weights(tmp_path / "run", member)
+        assert all(torch.equal(expected[name], found[name]) for name in expected), member
+
+
+def test_inference_writes_what_it_says(data: Path, trained: Path, tmp_path: Path):
+    """Sections, half-widths and archive are there; refinement lowers the misfit; batches change nothing."""
+    config = InferConfig(model_path=str(trained / MODEL_FILE), test_data_path=str(data / "test"), figures=1)
+    found = infer(replace(config, refine=1), CPU, tmp_path / "a")
+    assert all(one.misfit <= one.before + 1e-6 for one in found)
+    plain = replace(config, misfit="none", figures=0)
+    one = infer(replace(plain, batch_size=1), CPU, tmp_path / "b")
+    two = infer(replace(plain, batch_size=2), CPU, tmp_path / "c")
+    for x, y in zip(one, two, strict=True):
+        np.testing.assert_allclose(x.vp, y.vp, atol=1e-5)
+    ids = open_source(data / "test").ids
+    stored = np.load(tmp_path / "b/predictions.npz", allow_pickle=False)
+    assert sorted(stored.files) == sorted(ids)
+    np.testing.assert_allclose(stored[ids[0]], one[0].vp * 1000.0, rtol=1e-6)  # files are in m/s
+    assert (tmp_path / "a" / ids[0] / "vp_halfwidth_90.npy").exists()
+
+
+def test_evaluation_names_its_baselines(data: Path, trained: Path, tmp_path: Path):
+    """The table holds the model beside the mean section and the ridge."""
+    config = EvaluateConfig(
+        model_path=str(trained / MODEL_FILE),
+        test_data_path=str(data / "test"),
+        train_data_path=str(data / "train"),
+        figures=1,
+    )
+    rows = evaluate(config, CPU, tmp_path)
+    assert set(rows[0].baselines) == {"mean section", "depth trend"}
+    assert (tmp_path / "evaluation.md").exists() and (tmp_path / "figures/best.png").exists()
+
+
+def test_archive_is_complete_or_not_there(tmp_path: Path):
+    """Contents are checked; a failure while writing leaves no file under the final name."""
+    path = tmp_path / "submission.npz"
+    marked = np.full((300, 1259), 2.0, dtype=np.float32)
+    marked[0, -1] = 4.0
+    write_archive(path, ["a", "b"], lambda _name: marked)
+    check_archive(path, ["a", "b"], (300, 1259), (1.5, 4.5))
+    stored = np.load(path, allow_pickle=False)["a"]
+    assert stored.dtype == np.float64 and stored[0, -1] == 4.0
+    with pytest.raises(DataError, match="expected 1.5 to 3"):
+        check_archive(path, ["a", "b"], (300, 1259), (1.5, 3))
+
+    def fails(name: str) -> np.ndarray:
+        if name == "b":
+            raise OSError("planted")
+        return marked
+
+    with pytest.raises(OSError, match="planted"):
+        write_archive(tmp_path / "other.npz", ["a", "b"], fails)
+    assert not (tmp_path / "other.npz").exists()
+    for ids, count in ((["a", "a"], 0), (["a"], 150)):
+        with pytest.raises(UserError):
+            require_ids(ids, count)

@@ -1,0 +1,379 @@
+"""From gathers to sections: load an ensemble, predict, refine, and write everything a user takes away."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Subset
+
+from common import device as devices
+from common import distributed
+from common.device import resolve_precision
+from common.errors import DataError, UserError
+from common.files import atomic_path, make_folder, require_writable, write_json, write_text
+from common.log import get_logger
+from common.noise import numpy_stream
+from common.run import MachineOptions, describe_run, machine
+from velocity_inversion.arrays import from_km_s
+from velocity_inversion.config_tools import InferConfig
+from velocity_inversion.dataset import Preprocessing, ShotDataset
+from velocity_inversion.ensemble import Ensemble, equal_surveys, load_ensemble
+from velocity_inversion.exports import write_hdf5, write_profiles, write_segy
+from velocity_inversion.metrics import section_scores
+from velocity_inversion.predict import Tta, predict_members, smooth
+from velocity_inversion.refine import (
+    RefineSettings,
+    misfit_per_shot,
+    observed_traces,
+    refine,
+    relative_misfit,
+)
+from velocity_inversion.sections import draw_gathers, draw_misfit, draw_sections
+from velocity_inversion.simulate import Simulation, default_simulation, simulate
+from velocity_inversion.sources import Source, open_source
+from velocity_inversion.submission import check_archive, require_ids, write_archive
+
+CHUNK_BYTES = 64 << 20  # predictions held at once
+AUTO_MISFITS = 50
+
+
+@dataclass
+class Prediction:
+    """What is known about one sample after inference.
+
+    Attributes:
+        id: its name.
+        vp: [Z, X], km/s.
+        std: [Z, X], km/s.
+        half_width: [Z, X], km/s, for the wanted coverage.
+        misfit: ||F(v) - d|| / ||d||, NaN where it was not simulated.
+        shot_misfits: the same, shot by shot.
+        before: misfit before refinement, NaN without.
+        seconds: wall time.
+        label: what the uncertainty is worth: "calibrated" or "uncalibrated".
+        history: misfit of every refinement iterate.
+    """
+
+    id: str
+    vp: np.ndarray
+    std: np.ndarray
+    half_width: np.ndarray
+    misfit: float = math.nan
+    shot_misfits: tuple[float, ...] = ()
+    before: float = math.nan
+    seconds: float = 0.0
+    label: str = "calibrated"
+    history: tuple[float, ...] = ()
+
+
+def load(path: str | Path) -> Ensemble:
+    """Load a trained ensemble; architecture, statistics and geometry come from the file.
+
+    Raises:
+        DataError: no such file, of another package or kind, or broken.
+    """
+    return load_ensemble(path)
+
+
+def tta_of(config: InferConfig, seed: int) -> Tta:
+    """Return the test-time augmentation that the flags ask for."""
+    noise = config.tta_noise or (2 if config.use_tta else 0)
+    return Tta(config.tta_flip or config.use_tta, noise, config.tta_noise_level, seed)
+
+
+def half_width_factor(ensemble: Ensemble, mode: str, coverage: float) -> float:
+    """Return q: half-width = q sigma. Another coverage than the calibrated one is scaled as a Gaussian's."""
+    from scipy.stats import norm
+
+    q = ensemble.calibration.conformal.get(mode, norm.ppf(0.5 + ensemble.calibration.coverage / 2))
+    return float(q * norm.ppf(0.5 + coverage / 2) / norm.ppf(0.5 + ensemble.calibration.coverage / 2))
+
+
+def predict(
+    ensemble: Ensemble,
+    dataset: ShotDataset,
+    device: torch.device,
+    config: InferConfig,
+    *,
+    seed: int = 0,
+    precision: str = "auto",
+) -> Iterator[Prediction]:
+    """Yield the prediction of every sample in order, in chunks that keep memory bounded."""
+    survey = dataset.source.survey
+    cells = math.prod(survey.model_shape_zx)
+    chunk = max(config.batch_size, CHUNK_BYTES // (8 * cells * len(ensemble.configs)))
+    tta = tta_of(config, seed)
+    factor = half_width_factor(ensemble, tta.mode, config.coverage)
+    numeric = resolve_precision(precision, device)
+    simulation = default_simulation(survey, config.grid_m, on_gpu=devices.is_cuda(device))
+    simulated = set(misfit_rows(config, len(dataset), survey.layout, seed))
+    for first in range(0, len(dataset), chunk):
+        rows = range(first, min(first + chunk, len(dataset)))
+        started = time.perf_counter()
+        found = predict_members(
+            ensemble,
+            Subset(dataset, list(rows)),
+            device,
+            batch_size=config.batch_size,
+            tta=tta,
+            precision=numeric,
+        )
+        v, sigma = found.combined(ensemble.weights, config.ensemble_reduce)
+        each = (time.perf_counter() - started) / len(rows)
+        for row, section, deviation in zip(rows, v, sigma, strict=True):
+            begun = time.perf_counter()
+            one = Prediction(dataset.ids[row], section.numpy(), deviation.numpy(), deviation.numpy() * factor)
+            _finish(one, dataset, row, simulation, config, ensemble, device, row in simulated)
+            one.seconds = each + time.perf_counter() - begun
+            yield one
+
+
+def _finish(
+    one: Prediction,
+    dataset: ShotDataset,
+    row: int,
+    simulation: Simulation,
+    config: InferConfig,
+    ensemble: Ensemble,
+    device: torch.device,
+    simulated: bool,
+) -> None:
+    """Refine, post-process, clip and simulate one prediction, in place."""
+    low, high = ensemble.bounds
+    observed = None
+    if config.refine or simulated:
+        gathers, _ = dataset.source.read_gathers(dataset.rows[row])
+        observed = observed_traces(gathers, simulation).to(device)
+    if config.refine:
+        assert observed is not None
+        settings = RefineSettings(mode=config.refine_mode, iterations=config.refine)
+        network = _as_network(ensemble, dataset, row, simulation, device)
+        done = refine(torch.from_numpy(one.vp).to(device), observed, simulation, settings, network)
+        one.vp, one.before = done.vp.detach().cpu().numpy(), done.start_misfit
+        one.label, one.history = "uncalibrated", tuple(done.history)
+    if config.post_process:
+        one.vp = smooth(one.vp, config.smooth_sigma, (low, high))
+    one.vp = np.clip(one.vp, low, high)
+    if simulated and observed is not None:
+        with torch.no_grad():
+            traces = simulate(torch.from_numpy(one.vp).to(device)[None], simulation)[0]
+        one.misfit = relative_misfit(traces, observed)
+        one.shot_misfits = tuple(misfit_per_shot(traces, observed))
+
+
+def _as_network(
+    ensemble: Ensemble, dataset: ShotDataset, row: int, simulation: Simulation, device: torch.device
+) -> Any:
+    """Return gathers [S, T, R] at the simulation's interval -> section [Z, X], for data-space steps."""
+    survey = replace(simulation.survey, dt_s=simulation.dt_s, num_samples=simulation.num_samples)
+    preprocessing: Preprocessing = ensemble.preprocessing
+    sample = dataset[row]
+    members = list(ensemble.members(device))
+
+    @torch.no_grad()
+    def network(gathers: torch.Tensor) -> torch.Tensor:
+        decimated = preprocessing.apply(gathers.cpu().numpy(), survey)
+        length = sample["gathers"].shape[-2]
+        fitted = np.zeros(sample["gathers"].shape, dtype=np.float32)
+        count = min(length, decimated.shape[-2])
+        fitted[:, :count] = decimated[:, :count]
+        copy = {**sample, "gathers": torch.from_numpy(fitted)}
+        batch = {k: v[None].to(device) for k, v in copy.items() if isinstance(v, torch.Tensor)}
+        sections = torch.stack([member(batch)["vp"][0, 0].float() for member in members])
+        return torch.einsum("m,mzx->zx", ensemble.weights.to(device), sections)
+
+    return network
+
+
+def misfit_rows(config: InferConfig, count: int, layout: str, seed: int) -> Sequence[int]:
+    """Return the samples whose gathers are simulated."""
+    if config.misfit == "none":
+        return []
+    if config.misfit == "all" or (config.misfit == "auto" and count <= AUTO_MISFITS):
+        return range(count)
+    wanted = AUTO_MISFITS if config.misfit == "auto" else int(config.misfit)
+    order = numpy_stream(seed, "misfit samples").permutation(count)
+    return sorted(int(i) for i in order[:wanted])
+
+
+def infer(config: InferConfig, options: MachineOptions, out: Path) -> list[Prediction]:
+    """Predict every sample of a data set and write sections, uncertainty, misfits, figures and archives.
+
+    `out` ending in .npz is the submission; the rest goes to a folder of the same stem beside it.
+
+    Raises:
+        UserError: `out` cannot be written, or the submission would not be complete.
+        DataError: the model or the data cannot be used together.
+    """
+    archive = out if out.suffix == ".npz" else None
+    folder = out.with_suffix("") if archive else out
+    require_writable(folder)
+    with machine(options) as device, devices.explain_out_of_memory("lower --batch_size"):
+        ensemble = load(config.model_path)
+        source = open_source(config.test_data_path)
+        _require_fit(ensemble, source, config)
+        require_ids(source.ids, config.expected_count)
+        mine = list(distributed.shard(len(source)))
+        dataset = ShotDataset(source, ensemble.preprocessing, rows=mine)
+        if options.dry_run:
+            get_logger().info(
+                f"{len(source)} samples, {len(ensemble.configs)} members, bounds {ensemble.bounds}"
+            )
+            return []
+        found, rows, drawn = [], [], 0
+        for number, one in enumerate(predict(ensemble, dataset, device, config, seed=options.seed)):
+            truth = source.velocity(mine[number]) if source.has_truth else None
+            _write(folder / one.id, one, source, config)
+            rows.append(_row(one, truth, ensemble))
+            if drawn < config.figures and distributed.is_main():
+                _draw(folder / "figures", one, truth, dataset, number, ensemble, config)
+                drawn += 1
+            found.append(one)
+        everything = [row for part in distributed.gather_objects(rows) for row in part]
+        with distributed.shared_errors():
+            if distributed.is_main():
+                _write_all(folder, archive, everything, source, ensemble, config, options)
+        return found
+
+
+def _require_fit(ensemble: Ensemble, source: Source, config: InferConfig) -> None:
+    differ = equal_surveys(ensemble.survey, source.survey)
+    if differ:
+        raise DataError(
+            f"{config.test_data_path}: model and data differ in {'; '.join(differ)}; train on such data"
+        )
+    low, high = ensemble.bounds
+    if source.survey.v_bounds_km_s[0] < low or source.survey.v_bounds_km_s[1] > high:
+        raise DataError(
+            f"{config.test_data_path}: bounds {source.survey.v_bounds_km_s} km/s, "
+            f"the model's are {low:g} to {high:g}"
+        )
+    if config.post_process and ensemble.calibration.smoothing_gain < 0:
+        get_logger().warning("--post_process: smoothing raised the validation MAPE of this model")
+
+
+def _write(folder: Path, one: Prediction, source: Source, config: InferConfig) -> None:
+    """Write one sample in the axes and unit of its own data set."""
+    make_folder(folder)
+    maps = {"vp_pred": one.vp}
+    if config.uncertainty:
+        maps |= {"vp_std": one.std, f"vp_halfwidth_{round(100 * config.coverage)}": one.half_width}
+    for name, values in maps.items():
+        with atomic_path(folder / f"{name}.npy") as path, path.open("wb") as file:
+            np.save(file, from_km_s(values, source.survey))
+    if config.segy:
+        write_segy(folder / "vp.sgy", one.vp, source.survey)
+    if config.profiles_x_m:
+        write_profiles(folder / "profiles.csv", one.vp, one.half_width, source.survey, config.profiles_x_m)
+
+
+def _row(one: Prediction, truth: np.ndarray | None, ensemble: Ensemble) -> dict[str, Any]:
+    scores = section_scores(one.vp, truth, ensemble.bounds) if truth is not None else {}
+    shots = {f"misfit_shot_{i}": m for i, m in enumerate(one.shot_misfits)}
+    return {
+        "id": one.id,
+        "seconds": round(one.seconds, 4),
+        "misfit": one.misfit,
+        "misfit_before_refine": one.before,
+        "mean_half_width_km_s": float(one.half_width.mean()),
+        "uncertainty": one.label,
+        **scores,
+        **shots,
+    }
+
+
+def _write_all(
+    folder: Path,
+    archive: Path | None,
+    rows: list[dict[str, Any]],
+    source: Source,
+    ensemble: Ensemble,
+    config: InferConfig,
+    options: MachineOptions,
+) -> None:
+    """Write what is about all samples: predictions.csv, the archives, summary.json."""
+    order = {name: i for i, name in enumerate(source.ids)}
+    rows.sort(key=lambda row: order[row["id"]])
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder / "predictions.csv", text.getvalue())
+
+    def stored(name: str) -> np.ndarray:
+        return np.load(folder / name / "vp_pred.npy", allow_pickle=False)
+
+    if source.survey.layout == "openfwi" or archive is None:
+        write_archive(folder / "predictions.npz", source.ids, stored)
+    wants = config.submission == "true" or (config.submission == "auto" and archive is not None)
+    if wants:
+        target = archive or folder / "submission.npz"
+        write_archive(target, source.ids, stored)
+        unit = 1000.0 if source.survey.velocity_unit == "m/s" else 1.0
+        shape = stored(source.ids[0]).shape
+        check_archive(target, source.ids, shape, (ensemble.bounds[0] * unit, ensemble.bounds[1] * unit))
+        get_logger().info(f"wrote {target}: {len(source.ids)} sections {shape}")
+    if config.hdf5:
+        write_hdf5(folder / "predictions.h5", folder, source.ids, source.survey, config.coverage)
+    misfits = [row["misfit"] for row in rows if math.isfinite(row["misfit"])]
+    summary: dict[str, Any] = {
+        "run": describe_run("velocity_inversion", options.seed),
+        "model": str(ensemble.path),
+        "sha256": ensemble.sha256,
+        "samples": len(rows),
+        "mean_misfit": float(np.mean(misfits)) if misfits else None,
+        "mean_half_width_km_s": float(np.mean([row["mean_half_width_km_s"] for row in rows])),
+    }
+    if source.has_truth:
+        summary |= {
+            name: float(np.mean([row[name] for row in rows])) for name in ("mape", "mae", "rmse", "ssim")
+        }
+    write_json(folder / "summary.json", summary)
+    shown = {k: v for k, v in summary.items() if isinstance(v, float)}
+    get_logger().info(", ".join(f"{k} {v:.4g}" for k, v in shown.items()))
+
+
+def _draw(
+    folder: Path,
+    one: Prediction,
+    truth: np.ndarray | None,
+    dataset: ShotDataset,
+    row: int,
+    ensemble: Ensemble,
+    config: InferConfig,
+) -> None:
+    survey = dataset.source.survey
+    draw_sections(folder / f"{one.id}_section.png", one.vp, truth, one.half_width, survey, ensemble.bounds)
+    if math.isfinite(one.misfit):
+        simulation = default_simulation(survey, config.grid_m)
+        gathers, _ = dataset.source.read_gathers(dataset.rows[row])
+        observed = observed_traces(gathers, simulation)
+        shot = survey.num_shots // 2
+        with torch.no_grad():
+            traces = simulate(torch.from_numpy(one.vp)[None], simulation, shots=(shot,))[0, 0]
+        draw_gathers(
+            folder / f"{one.id}_shot.png", observed[shot].numpy(), traces.numpy(), simulation.dt_s, shot
+        )
+    if one.history:
+        draw_misfit(folder / f"{one.id}_refine.png", one.history)
+
+
+def require_output(path: Path) -> Path:
+    """Return `path`, refusing a name that is neither a folder nor .npz.
+
+    Raises:
+        UserError: another suffix.
+    """
+    if path.suffix and path.suffix != ".npz" and not path.is_dir():
+        raise UserError(f"--output_path {path}: expected a folder, or a file ending in .npz")
+    return path

@@ -1,0 +1,256 @@
+"""Physics refinement: change a section until simulated gathers fit the recorded ones better.
+
+Both ways keep the iterate with the lowest full-band misfit, the start included, so the result is never worse.
+Letters: S shots, T time samples, R receivers, Z depth, X horizontal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from velocity_inversion.preprocess import decimate
+from velocity_inversion.simulate import Simulation, coarsen, simulate
+
+PATIENCE = 5  # iterations that must gain together
+LEAST_GAIN = 0.005
+MISFITS = ("l1", "l2", "envelope")
+MODES = ("data_space", "fwi", "both")
+
+
+@dataclass(frozen=True)
+class RefineSettings:
+    """How to refine.
+
+    Attributes:
+        mode: "fwi", "data_space", or "both" (data space first).
+        iterations: of each mode.
+        step_km_s: Adam's step.
+        tv: weight of the total variation, relative to the misfit.
+        relaxation: lambda of the data-space iteration.
+        bands_hz: low-pass corners, one after another; 0 = full band.
+        misfit_kind: "l1", "l2" or "envelope".
+        gradient_interval: time steps between samples kept for the gradient.
+    """
+
+    mode: str = "fwi"
+    iterations: int = 20
+    step_km_s: float = 0.03
+    tv: float = 1e-3
+    relaxation: float = 0.5
+    bands_hz: tuple[float, ...] = (5.0, 10.0, 0.0)
+    misfit_kind: str = "l1"
+    gradient_interval: int = 4
+
+
+@dataclass
+class Refined:
+    """The best section [Z, X] (km/s), its misfit, that of the start, and the misfit of every iterate."""
+
+    vp: torch.Tensor
+    misfit: float
+    start_misfit: float
+    history: list[float] = field(default_factory=list)
+
+
+def observed_traces(gathers: np.ndarray, simulation: Simulation) -> torch.Tensor:
+    """Return recorded gathers [S, T, R] at the simulation's interval."""
+    factor = max(1, round(simulation.dt_s / simulation.survey.dt_s))
+    return torch.from_numpy(decimate(gathers, factor, simulation.num_samples))
+
+
+def relative_misfit(simulated: torch.Tensor, observed: torch.Tensor) -> float:
+    """Return ||F(v) - d|| / ||d||."""
+    return float((simulated - observed).norm() / observed.norm().clamp_min(1e-20))
+
+
+def misfit_per_shot(simulated: torch.Tensor, observed: torch.Tensor) -> list[float]:
+    """Return ||F(v)_s - d_s|| / ||d_s|| of each shot."""
+    return [relative_misfit(s, o) for s, o in zip(simulated, observed, strict=True)]
+
+
+def refine(
+    vp: torch.Tensor,
+    observed: torch.Tensor,
+    simulation: Simulation,
+    settings: RefineSettings,
+    network: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> Refined:
+    """Refine one section.
+
+    Args:
+        vp: [Z, X], km/s, on the survey's grid.
+        observed: [S, T, R] at the simulation's interval.
+        simulation: grid and survey.
+        settings: mode, iterations, steps.
+        network: gathers [S, T, R] at the simulation's interval -> section [Z, X]; data-space mode needs it.
+
+    Raises:
+        ValueError: data-space mode without a network.
+    """
+    best = _evaluated(vp, observed, simulation)
+    start = best.misfit
+    history = [start]
+    if settings.mode in ("data_space", "both"):
+        if network is None:
+            raise ValueError("data-space refinement needs the network")
+        best = _data_space(best, observed, simulation, settings, network, history)
+    if settings.mode in ("fwi", "both"):
+        best = _fwi(best, observed, simulation, settings, history)
+    return Refined(best.vp, best.misfit, start, history)
+
+
+@dataclass
+class _Iterate:
+    vp: torch.Tensor
+    misfit: float
+    traces: torch.Tensor
+
+
+@torch.no_grad()
+def _evaluated(vp: torch.Tensor, observed: torch.Tensor, simulation: Simulation) -> _Iterate:
+    traces = simulate(vp[None].float(), simulation)[0]
+    return _Iterate(vp, relative_misfit(traces, observed), traces)
+
+
+def _data_space(
+    best: _Iterate,
+    observed: torch.Tensor,
+    simulation: Simulation,
+    settings: RefineSettings,
+    network: Callable[[torch.Tensor], torch.Tensor],
+    history: list[float],
+) -> _Iterate:
+    """Iterate d <- d - lambda (F(M(d)) - observed), v = M(d): one simulation a step, no gradient."""
+    data = observed.clone()
+    with torch.no_grad():
+        current = _evaluated(network(data), observed, simulation)
+        for _ in range(settings.iterations):
+            data = data - settings.relaxation * (current.traces - observed)
+            if not torch.isfinite(data).all():
+                break
+            current = _evaluated(network(data), observed, simulation)
+            history.append(current.misfit)
+            if current.misfit < best.misfit:
+                best = current
+            if _stalled(history):
+                break
+    return best
+
+
+def _fwi(
+    best: _Iterate,
+    observed: torch.Tensor,
+    simulation: Simulation,
+    settings: RefineSettings,
+    history: list[float],
+) -> _Iterate:
+    """Adam on the velocity of the simulation's grid, low frequencies first (Bunks et al. 1995)."""
+    low, high = simulation.survey.v_bounds_km_s
+    base = best.vp.float()
+    coarse = coarsen(base[None], simulation.factor)[0]
+    v = coarse.clone().requires_grad_(True)
+    schedule = _bands(settings.bands_hz, settings.iterations)
+    optimizer = torch.optim.Adam([v], lr=settings.step_km_s)
+    band = -1.0
+    since = len(history)
+    for step in range(settings.iterations + 1):
+        wanted = schedule[min(step, settings.iterations - 1)]
+        if wanted != band:  # another objective: its moments start anew
+            optimizer, band, since = torch.optim.Adam([v], lr=settings.step_km_s), wanted, len(history)
+        last = step == settings.iterations
+        with torch.set_grad_enabled(not last):
+            traces = simulate(v[None], simulation, gradient_interval=settings.gradient_interval)[0]
+        if step:
+            misfit = relative_misfit(traces.detach(), observed)
+            history.append(misfit)
+            if misfit < best.misfit:
+                best = _Iterate(_refilled(v.detach(), coarse, base, simulation), misfit, traces.detach())
+            if _stalled(history[since:]) and band == schedule[-1]:
+                break
+        if last:
+            break
+        loss = band_misfit(traces, observed, band, simulation.dt_s, settings.misfit_kind)
+        loss = loss + settings.tv * total_variation(v)
+        optimizer.zero_grad()
+        loss.backward()
+        if v.grad is None or not torch.isfinite(v.grad).all():
+            break
+        optimizer.step()
+        with torch.no_grad():
+            v.clamp_(low, high)
+    if simulation.factor > 1 and best.vp is not base:  # what is returned is what is judged
+        checked = _evaluated(best.vp, observed, simulation)
+        return checked if checked.misfit <= history[0] else _Iterate(base, history[0], checked.traces)
+    return best
+
+
+def _refilled(
+    v: torch.Tensor, coarse: torch.Tensor, base: torch.Tensor, simulation: Simulation
+) -> torch.Tensor:
+    """Return the section on its own grid: the network's detail plus the upsampled change."""
+    if simulation.factor == 1:
+        return v.clone()
+    size = [n * simulation.factor for n in v.shape]
+    change = functional.interpolate((v - coarse)[None, None], size, mode="bilinear", align_corners=False)
+    z, x = base.shape
+    return (base + change[0, 0, :z, :x]).clamp(*simulation.survey.v_bounds_km_s)
+
+
+def _bands(bands_hz: Sequence[float], iterations: int) -> list[float]:
+    """Return the corner of every iteration: the bands share them, the last one takes the rest."""
+    share = max(1, iterations // max(1, len(bands_hz)))
+    return [bands_hz[min(i // share, len(bands_hz) - 1)] for i in range(max(1, iterations))]
+
+
+def _stalled(history: Sequence[float]) -> bool:
+    """Whether the last five iterations gained less than 0.5 % together."""
+    if len(history) <= PATIENCE:
+        return False
+    before = min(history[:-PATIENCE])
+    return min(history[-PATIENCE:]) > before * (1 - LEAST_GAIN)
+
+
+def low_pass(traces: torch.Tensor, corner_hz: float, dt_s: float) -> torch.Tensor:
+    """Keep what lies below `corner_hz` of [.., T, R] (zero phase, 8th-order roll-off); 0 keeps all."""
+    if not corner_hz:
+        return traces
+    length = traces.shape[-2]
+    frequency = torch.fft.rfftfreq(2 * length, dt_s, device=traces.device)
+    gain = 1 / (1 + (frequency / corner_hz) ** 8)
+    spectrum = torch.fft.rfft(traces, n=2 * length, dim=-2) * gain[:, None]
+    return torch.fft.irfft(spectrum, n=2 * length, dim=-2)[..., :length, :]
+
+
+def envelope(traces: torch.Tensor) -> torch.Tensor:
+    """Return the envelope of [.., T, R]: the modulus of the analytic signal along time."""
+    length = traces.shape[-2]
+    spectrum = torch.fft.fft(traces, dim=-2)
+    weight = torch.zeros(length, device=traces.device)
+    weight[0] = 1
+    weight[1 : (length + 1) // 2] = 2
+    if length % 2 == 0:
+        weight[length // 2] = 1
+    analytic = torch.fft.ifft(spectrum * weight[:, None], dim=-2)
+    return (analytic.real.square() + analytic.imag.square() + 1e-12).sqrt()
+
+
+def band_misfit(
+    simulated: torch.Tensor, observed: torch.Tensor, corner_hz: float, dt_s: float, kind: str = "l1"
+) -> torch.Tensor:
+    """Return the relative misfit below `corner_hz`: l1, squared l2, or squared l2 of the envelopes."""
+    s, o = low_pass(simulated, corner_hz, dt_s), low_pass(observed, corner_hz, dt_s)
+    if kind == "l1":
+        return (s - o).abs().sum() / o.abs().sum()
+    if kind == "envelope":
+        s, o = envelope(s), envelope(o)
+    return (s - o).square().sum() / o.square().sum()
+
+
+def total_variation(v: torch.Tensor) -> torch.Tensor:
+    """Return mean |D_z v| + mean |D_x v| of [Z, X]."""
+    return v.diff(dim=0).abs().mean() + v.diff(dim=1).abs().mean()

@@ -1,0 +1,225 @@
+"""Data sets on disk: OpenFWI's arrays of many samples, and one folder a sample.
+
+Both give the same view: a survey, sample names, families, raw gathers [S, T, R], velocities [Z, X] in km/s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from abc import ABC, abstractmethod
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import DataError
+from velocity_inversion.arrays import check_gather, open_array, require_gather_shape, to_km_s
+from velocity_inversion.geometry import FILE_NAME, Survey, challenge_survey, openfwi_survey, read_survey
+
+FAMILIES_FILE = "families.json"
+MODEL_FILE = "vp_model.npy"
+_NUMBER = re.compile(r"(\d+)(?=\D*$)")
+
+
+class Source(ABC):
+    """Samples on disk."""
+
+    survey: Survey
+    ids: list[str]
+    families: list[str]
+    has_truth: bool
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @abstractmethod
+    def read_gathers(self, index: int, *, training: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Return (gathers [S, T, R] float32 at the survey's interval, live [S, R])."""
+
+    @abstractmethod
+    def velocity(self, index: int) -> np.ndarray:
+        """Return the true section [Z, X], km/s."""
+
+    @abstractmethod
+    def gather_files(self) -> list[Path]:
+        """Return the files that gathers are read from."""
+
+    @cached_property
+    def content_key(self) -> str:
+        """Hash of the gathers' contents and the survey, for caches."""
+        digest = hashlib.blake2b(json.dumps(self.survey.to_dict(), sort_keys=True).encode(), digest_size=16)
+        for path in self.gather_files():
+            with path.open("rb") as file:
+                while chunk := file.read(1 << 22):
+                    digest.update(chunk)
+        return digest.hexdigest()
+
+
+class OpenFwiSource(Source):
+    """`data*.npy` [n, S, T, R] beside `model*.npy` [n, 1, Z, X]."""
+
+    def __init__(self, root: Path, survey: Survey | None = None) -> None:
+        self.root = root
+        self.survey = survey or (
+            read_survey(root / FILE_NAME) if (root / FILE_NAME).exists() else openfwi_survey()
+        )
+        data = sorted(root.glob("data*.npy"), key=_by_number)
+        models = sorted(root.glob("model*.npy"), key=_by_number)
+        self.has_truth = bool(models)
+        if models and [_number(p) for p in data] != [_number(p) for p in models]:
+            odd = {_number(p) for p in data} ^ {_number(p) for p in models}
+            raise DataError(
+                f"{root}: {len(data)} data files and {len(models)} model files, numbers "
+                f"{', '.join(sorted(odd))} lack their partner; expected data<N>.npy beside model<N>.npy"
+            )
+        self._data, self._models = data, models
+        self.ids, self.families, self._places = [], [], []
+        labels = _family_labels(root)
+        for file, path in enumerate(data):
+            count = self._checked(path, models[file] if models else None)
+            for row in range(count):
+                name = f"{path.stem.removeprefix('data')}_{row:04d}".lstrip("_")
+                self.ids.append(name)
+                self.families.append(labels.get(name, root.name))
+                self._places.append((file, row))
+
+    def _checked(self, path: Path, model: Path | None) -> int:
+        data = open_array(path, 4)
+        survey = self.survey
+        if data.shape[1] != survey.num_shots:
+            raise DataError(f"{path}: shape {data.shape}, expected {survey.num_shots} shots on axis 1")
+        require_gather_shape(data.shape[2:], str(path), survey, survey.num_receivers)
+        if model is not None and (found := open_array(model, 4)).shape[:2] != (len(data), 1):
+            raise DataError(
+                f"{model}: shape {found.shape}, expected ({len(data)}, 1, Z, X) as in {path.name}"
+            )
+        return len(data)
+
+    def gather_files(self) -> list[Path]:
+        """Return the data files."""
+        return list(self._data)
+
+    def read_gathers(self, index: int, *, training: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Return one sample; its last time row, which published families fill differently, is zeroed."""
+        file, row = self._places[index]
+        path = self._data[file]
+        gathers = np.array(open_array(path, 4)[row], dtype=np.float32)
+        gathers[:, -1] = 0
+        live = np.stack(
+            [
+                check_gather(gather, f"{path} sample {row} shot {shot}", self.survey, training=training)
+                for shot, gather in enumerate(gathers)
+            ]
+        )
+        return gathers, live
+
+    def velocity(self, index: int) -> np.ndarray:
+        """Return the true section [Z, X], km/s."""
+        file, row = self._places[index]
+        path = self._models[file]
+        return to_km_s(open_array(path, 4)[row, 0], f"{path} sample {row}", self.survey)
+
+
+class FolderSource(Source):
+    """One folder a sample: `receiver_data_src_*.npy` (T, R) and, in training data, `vp_model.npy`."""
+
+    def __init__(self, root: Path, folders: list[Path], survey: Survey | None = None) -> None:
+        self.root = root
+        given = next((p / FILE_NAME for p in (root, root.parent) if (p / FILE_NAME).exists()), None)
+        self.survey = survey or (read_survey(given) if given else challenge_survey())
+        self._folders = folders
+        self.ids = [folder.name for folder in folders]
+        labels = _family_labels(root)
+        self.families = [labels.get(name, root.name) for name in self.ids]
+        with_truth = [(folder / MODEL_FILE).exists() for folder in folders]
+        self.has_truth = all(with_truth)
+        if any(with_truth) and not self.has_truth:
+            missing = folders[with_truth.index(False)] / MODEL_FILE
+            raise DataError(f"{missing}: no such file, the other samples have one; add it or remove all")
+        wanted = set(self.survey.source_files)
+        for folder in folders:
+            found = {path.name for path in folder.glob("receiver_data_src_*.npy")}
+            if found != wanted:
+                name = sorted(wanted - found or found - wanted)[0]
+                what = "no such file" if wanted - found else "a gather that geometry.json does not name"
+                raise DataError(f"{folder / name}: {what}, expected {', '.join(self.survey.source_files)}")
+
+    def gather_files(self) -> list[Path]:
+        """Return the files of all gathers."""
+        return [folder / name for folder in self._folders for name in self.survey.source_files]
+
+    def read_gathers(self, index: int, *, training: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Return one sample; shots with fewer receivers are filled with dead traces."""
+        survey = self.survey
+        gathers = np.zeros((survey.num_shots, survey.num_samples, survey.num_receivers), dtype=np.float32)
+        live = np.zeros((survey.num_shots, survey.num_receivers), dtype=bool)
+        for shot, name in enumerate(survey.source_files):
+            path = self._folders[index] / name
+            gather = open_array(path, 2)
+            count = len(survey.receiver_xz[shot])
+            require_gather_shape(gather.shape, str(path), survey, count)
+            gathers[shot, :, :count] = gather
+            live[shot, :count] = check_gather(gathers[shot, :, :count], str(path), survey, training=training)
+        return gathers, live
+
+    def velocity(self, index: int) -> np.ndarray:
+        """Return the true section [Z, X], km/s."""
+        path = self._folders[index] / MODEL_FILE
+        return to_km_s(open_array(path, 2), str(path), self.survey)
+
+
+def open_source(path: str | Path) -> Source:
+    """Open a folder of either layout, or one sample's folder.
+
+    Raises:
+        DataError: there is no data, or what is there is not as its geometry says.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder, expected one of data*.npy files or of sample folders")
+    if any(root.glob("data*.npy")):
+        return OpenFwiSource(root)
+    if any(root.glob("receiver_data_src_*.npy")):
+        return FolderSource(root.parent, [root])
+    folders = sorted((p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")), key=_by_number)
+    folders = [p for p in folders if any(p.glob("*.npy"))]
+    if not folders:
+        raise DataError(
+            f"{root}: no data*.npy and no sample folder with receiver_data_src_*.npy; run make_data.py or "
+            "prep_data.py first"
+        )
+    return FolderSource(root, folders)
+
+
+def require_disjoint(train: Source, other: Source) -> None:
+    """Check that two data sets share no sample folder.
+
+    Raises:
+        DataError: naming a shared one.
+    """
+    if isinstance(train, FolderSource) and isinstance(other, FolderSource):
+        shared = sorted(set(train.ids) & set(other.ids))
+        if shared and train.root.resolve() == other.root.resolve():
+            raise DataError(f"{other.root / shared[0]}: the same sample in training and validation data")
+
+
+def _family_labels(root: Path) -> dict[str, str]:
+    path = root / FAMILIES_FILE
+    if not path.exists():
+        return {}
+    try:
+        return {str(k): str(v) for k, v in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"{path}: {error}, expected a JSON object of sample name: family") from error
+
+
+def _number(path: Path) -> str:
+    found = _NUMBER.search(path.stem)
+    return found.group(1) if found else path.stem
+
+
+def _by_number(path: Path) -> tuple[int, str]:
+    found = _NUMBER.search(path.stem)
+    return (int(found.group(1)) if found else -1, path.name)

@@ -1,0 +1,79 @@
+"""Archives of predictions: streamed member by member into a temporary zip, renamed when complete, checked."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import DataError, UserError
+from common.files import atomic_path
+
+SHOWN = 5
+
+
+def require_ids(ids: Sequence[str], expected_count: int, wanted: Sequence[str] | None = None) -> None:
+    """Check the names of an archive before anything is computed.
+
+    Raises:
+        UserError: duplicates, or another number than expected; missing and surplus names are listed.
+    """
+    twice = sorted({name for name in ids if ids.count(name) > 1})
+    if twice:
+        raise UserError(f"{', '.join(twice[:SHOWN])}: the same id twice; every sample needs its own name")
+    if expected_count and len(ids) != expected_count:
+        listed = ""
+        if wanted is not None:
+            missing, surplus = sorted(set(wanted) - set(ids)), sorted(set(ids) - set(wanted))
+            listed = f"; missing {', '.join(missing[:SHOWN])}; surplus {', '.join(surplus[:SHOWN])}"
+        raise UserError(
+            f"--expected_count {expected_count}: found {len(ids)} samples{listed}; the archive is not written"
+        )
+
+
+def write_archive(path: Path, ids: Sequence[str], load: Callable[[str], np.ndarray]) -> None:
+    """Write an .npz with one float64 array a sample; memory holds one of them at a time.
+
+    Raises:
+        DataError: the disk is full.
+    """
+    with atomic_path(path) as temporary:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+            for name in ids:
+                values = np.ascontiguousarray(load(name), dtype=np.float64)
+                entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
+                with archive.open(entry, "w", force_zip64=values.nbytes > 1 << 31) as file:
+                    np.lib.format.write_array(file, values, allow_pickle=False)
+        check_archive(temporary, ids, shown=path)
+
+
+def check_archive(
+    path: Path,
+    ids: Sequence[str],
+    shape: tuple[int, ...] | None = None,
+    bounds: tuple[float, float] | None = None,
+    shown: Path | None = None,
+) -> None:
+    """Reopen an archive and check keys, dtype, shape, finite values and bounds.
+
+    Raises:
+        DataError: naming the first array that is not as it must be.
+    """
+    named = shown or path
+    with np.load(path, allow_pickle=False) as archive:
+        if sorted(archive.files) != sorted(ids):
+            odd = sorted(set(archive.files) ^ set(ids))
+            raise DataError(f"{named}: keys differ from the samples: {', '.join(odd[:SHOWN])}")
+        for name in ids:
+            values = archive[name]
+            if values.dtype != np.float64 or (shape is not None and values.shape != shape):
+                raise DataError(f"{named}: {name} is {values.dtype} {values.shape}, expected float64 {shape}")
+            if not np.isfinite(values).all():
+                raise DataError(f"{named}: {name} holds NaN or infinite values")
+            if bounds and (values.min() < bounds[0] - 1e-6 or values.max() > bounds[1] + 1e-6):
+                raise DataError(
+                    f"{named}: {name} spans {values.min():g} to {values.max():g}, expected {bounds[0]:g} to "
+                    f"{bounds[1]:g}"
+                )
