@@ -42,7 +42,7 @@ class _Type:
         plain = self.code.lstrip("<>|=")
         if plain[:1] not in "fiub" or not plain[1:].isdigit():
             raise ValueError(f"an array of type {self.code!r}, expected real numbers")
-        return np.dtype(plain).newbyteorder(self.order if self.order in "<>" and self.order else "=")
+        return np.dtype(("" if self.order in ("", "|", "=") else self.order) + plain)
 
 
 class _Array:

@@ -1,0 +1,105 @@
+"""The terms of the critics' and generators' losses, each for one scale.
+
+B batch, C facies, H W grid or window; `real` is the section's own area average, `data` the conditioning
+[B, C + 1, H, W] of proportions and mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from common import distributed
+
+
+def mean_score(scores: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """Return D(x_b|c), the mean [B] of each score map [B, 1, h, w], with `weights` [B, h, w] for windows."""
+    scores = scores[:, 0] if weights is None else scores[:, 0] * weights
+    return scores.mean(dim=(1, 2))
+
+
+def gradient_penalty(
+    critic: Callable[[torch.Tensor], torch.Tensor], real: torch.Tensor, fake: torch.Tensor, eps: torch.Tensor
+) -> torch.Tensor:
+    """Return GP = mean_b (sqrt(H W) ||grad_x D(x_b)||_2 - 1)^2, x_b = eps_b real + (1 - eps_b) fake.
+
+    The norm is over C, H and W. D is a mean over H W cells, so its gradient shrinks like 1 / sqrt(H W): with
+    the factor the penalty means the same at every scale (for D(x) = mean(w . x) it is (||w|| - 1)^2).
+    (Gulrajani et al. 2017, equation 3)
+
+    Args:
+        critic: [B, C, H, W] -> mean scores [B].
+        real: [B, C, H, W].
+        fake: [B, C, H, W].
+        eps: [B], uniform in (0, 1), one a sample.
+    """
+    share = eps.view(-1, 1, 1, 1)
+    x = (share * real + (1 - share) * fake.detach()).requires_grad_(True)
+    (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    area = x.shape[-2] * x.shape[-1]
+    # The tiny term keeps the root differentiable where a critic is flat.
+    norm = (gradient.square().sum(dim=(1, 2, 3)) * area + 1e-12).sqrt()
+    return (norm - 1).square().mean()
+
+
+def well_loss(logits: torch.Tensor, real: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the mean over samples of the cross-entropy at cells with data, before injection.
+
+    The target is the section's own proportions `real`, not the datum: a datum fills a fraction of a coarse
+    cell, and painting the whole cell with it would pull every datum into the middle of a body.
+
+    Args:
+        logits: [B, C, H, W].
+        real: [B, C, H, W].
+        mask: [B, H, W], 1 at data; a sample without data adds 0.
+    """
+    entropy = -(real * torch.log_softmax(logits, dim=1)).sum(dim=1)
+    count = mask.sum(dim=(1, 2)).clamp(min=1)
+    return ((entropy * mask).sum(dim=(1, 2)) / count).mean()
+
+
+def reconstruction_loss(output: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Return the mean squared error of the probabilities [B, C, H, W]."""
+    return (output - real).square().mean()
+
+
+def diversity_loss(fakes: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the mean over pairs i < j of exp(-10 MSE(fake_i, fake_j)) on cells without data.
+
+    Args:
+        fakes: [B, m, C, H, W], m noise draws of each section.
+        mask: [B, H, W], 1 at data.
+    """
+    draws = fakes.shape[1]
+    free = (1 - mask)[:, None, None]
+    cells = free.sum(dim=(2, 3, 4)).clamp(min=1)[:, 0] * fakes.shape[2]
+    parts = []
+    for i in range(draws):
+        for j in range(i + 1, draws):
+            error = ((fakes[:, i] - fakes[:, j]).square() * free[:, 0]).sum(dim=(1, 2, 3)) / cells
+            parts.append(torch.exp(-10 * error))
+    return torch.stack(parts).mean() if parts else fakes.new_zeros(())
+
+
+def proportion_loss(
+    fake: torch.Tensor, real: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return sum_c (p_c(fake batch) - p_c(real batch))^2 with the batch of all ranks.
+
+    Its gradient is that of the whole batch: the difference is averaged over ranks, and each rank's part flows
+    through its own cells.
+
+    Args:
+        fake: [Bf, C, H, W].
+        real: [B, C, H, W], Bf a multiple of B.
+        weights: [B, H, W] of windows.
+    """
+    draws = fake.shape[0] // real.shape[0]
+    if weights is not None:
+        real = real * weights[:, None]
+        fake = fake * weights.repeat_interleave(draws, dim=0)[:, None]
+    share = fake.mean(dim=(0, 2, 3))
+    difference = distributed.reduce_mean((share - real.mean(dim=(0, 2, 3))).detach())
+    surrogate = (2 * difference * share).sum()
+    return surrogate - surrogate.detach() + difference.square().sum()

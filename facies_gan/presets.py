@@ -1,0 +1,61 @@
+"""Named sets of values to start a training from; users copy and edit these functions."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from facies_gan.config import TrainingOptions
+
+
+def paper() -> TrainingOptions:
+    """Return the defaults with smooth pyramids: for a GPU of 8 GB and sections of 256 px."""
+    return TrainingOptions(interpolator="neural")
+
+
+def quick() -> TrainingOptions:
+    """Return a training for a laptop CPU.
+
+    Half of the time belongs to the first group, whole images of up to 32 px: the coarse scales decide whether
+    bodies connect. The finer groups see windows, which cost less and are enough for shapes.
+    """
+    return TrainingOptions(
+        min_size=16,
+        max_size=256,
+        crop_size=128,
+        stop_scale=4,
+        num_parallel_scales=2,
+        feature_growth=0,
+        generator_steps=1,
+        discriminator_steps=1,
+        num_iter=340,
+        coarse_iter_factor=5.0,
+        num_diversity_samples=2,
+        lr_schedule="linear",
+        num_train_pyramids=64,
+        group_batch_size=(1, 4, 2),
+        group_diversity_samples=(2, 2, 1),
+        group_crop_size=(128, 64, 128),
+    )
+
+
+def demo() -> TrainingOptions:
+    """Return the training of `make demo`: about 90 seconds on two cores."""
+    return replace(
+        quick(), max_size=128, stop_scale=3, num_iter=120, group_crop_size=(128, 64), group_batch_size=(1, 2)
+    )
+
+
+def smoke() -> TrainingOptions:
+    """Return a run of seconds, for tests."""
+    return replace(
+        quick(), max_size=64, stop_scale=2, num_iter=2, coarse_iter_factor=1.0, batch_size=2,
+        group_batch_size=(),
+    )  # fmt: skip
+
+
+def strebelle() -> TrainingOptions:
+    """Return a longer training for one binary image of channels of 250 x 250 cells."""
+    return replace(quick(), num_iter=700)
+
+
+TRAIN_PRESETS = {"paper": paper, "quick": quick, "demo": demo, "smoke": smoke, "strebelle": strebelle}

@@ -1,0 +1,211 @@
+"""From any accepted input to canonical HDF5: a schema table, checks of all values, the stored POD basis."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.checkpoint import content_hash
+from common.errors import DataError, UserError
+from common.files import atomic_path
+from common.run import BasicOptions
+from simulgen_vae.basis import Basis, fit_basis
+from simulgen_vae.canonical import About, write_canonical
+from simulgen_vae.config_data import PrepDataConfig
+from simulgen_vae.field_data import FieldData
+from simulgen_vae.fields import existing, open_fields
+from simulgen_vae.hdf5_input import DAMAGE, find_item, open_h5
+from simulgen_vae.normalize import FieldStatistics
+from simulgen_vae.split import Split, make_split
+
+
+def open_input(config: PrepDataConfig) -> FieldData:
+    """Open the input as the flags say; `--param_dir` names a CSV or, when it holds pictures, those."""
+    params, images = config.param_dir, config.image_dir
+    if params and not images and _holds_pictures(existing(params, "--param_dir"), config.param_data_type):
+        params, images = "", params
+    return open_fields(
+        config.data,
+        num_var=config.num_var,
+        var_order=config.var_order,
+        dims=(config.dim1, config.dim2, config.dim3),
+        params=params,
+        images=images,
+        image_suffix=config.param_data_type,
+        num_param=config.num_param,
+        drop_bad=config.drop_bad,
+        symmetry=config.symmetry,
+    )
+
+
+def _holds_pictures(path: Path, suffix: str) -> bool:
+    return path.is_dir() and any(p.suffix.lower() == suffix.lower() for p in path.iterdir())
+
+
+def prep_data(config: PrepDataConfig, options: BasicOptions) -> dict[str, Any]:
+    """Check an input, and unless only that is asked for, write it as canonical HDF5 with or without a basis.
+
+    Returns:
+        "table": (name, found) rows of the schema; "path" when a file was written; "num_modes" and "energy"
+        when a basis was stored.
+
+    Raises:
+        UserError: the output exists already or is the input.
+        DataError: something is wrong with the data.
+    """
+    data = open_input(config)
+    try:
+        path = Path(config.path or data.path.with_name(f"{data.path.stem}_canonical.h5"))
+        statistics = scan(data)
+        result: dict[str, Any] = {"table": schema_table(data, statistics)}
+        if config.check:
+            return result
+        if path.exists() and (not options.overwrite or path.samefile(data.path)):
+            raise UserError(f"{path}: exists already; add --overwrite or choose another --path")
+        split = _split(data, config)
+        if not options.dry_run:
+            _write(path, data, split)
+            if config.fit_basis and split is not None:
+                basis = _fit(data, split, config)
+                store_basis(path, basis, split.train)
+                result |= {"num_modes": basis.num_modes, "energy": float(basis.energy)}
+            result["path"] = path
+        return result
+    finally:
+        data.close()
+
+
+def _split(data: FieldData, config: PrepDataConfig) -> Split | None:
+    """Return the split to store: one that is asked for or given, or that the basis needs."""
+    if not (config.fit_basis or config.split_file or data.given_split is not None):
+        return None
+    fractions = (config.val_fraction, config.test_fraction)
+    return make_split(data, *fractions, seed=config.seed, split_file=config.split_file)
+
+
+def _fit(data: FieldData, split: Split, config: PrepDataConfig) -> Basis:
+    return fit_basis(
+        data,
+        split.train,
+        config.num_modes,
+        config.energy,
+        config.max_memory,
+        symmetry=data.symmetry,
+        seed=config.seed,
+    )
+
+
+def scan(data: FieldData) -> FieldStatistics:
+    """Return the statistics of all samples by one pass.
+
+    Raises:
+        DataError: a value is not finite, or a field is constant.
+    """
+    statistics = FieldStatistics()
+    for i in range(data.num_samples):
+        statistics.update(data.trajectory(i))
+    statistics.require_varying(data.field_names, str(data.path))
+    return statistics
+
+
+def schema_table(data: FieldData, statistics: FieldStatistics) -> list[tuple[str, str]]:
+    """Return what the data set holds, as rows of (name, found)."""
+    words = ("samples", "frames", "nodes", "fields")
+    rows = [("fields", ", ".join(f"{n} {word}" for n, word in zip(data.shape, words, strict=True)))]
+    found = statistics.normalizer()
+    for v, name in enumerate(data.field_names):
+        unit = f" {data.units[v]}" if data.units[v] else ""
+        span = f"{statistics.low[v]:.4g} to {statistics.high[v]:.4g}{unit}"
+        rows.append((f"  {name}", f"{span}, mean {found.mean[v]:.4g}, std {found.std[v]:.4g}"))
+    rows.append(("time", f"{data.time[0]:g} to {data.time[-1]:g}"))
+    if data.params is None:
+        rows.append(("params", "none"))
+    else:
+        rows.append(("params", f"{data.num_params}"))
+        low, high = data.params.min(axis=0), data.params.max(axis=0)
+        for name, a, b in zip(data.param_names, low, high, strict=True):
+            rows.append((f"  {name}", f"{a:.4g} to {b:.4g}" + (", constant" if a == b else "")))
+    optional = {
+        "images": "none" if data.images is None else f"{data.images.shape[1]} x {data.images.shape[2]}",
+        "coords": "none" if data.coords is None else "x y z",
+        "grid": "none" if data.grid_shape is None else f"{data.grid_shape[0]} x {data.grid_shape[1]}",
+        "cells": ", ".join(f"{len(c)} {kind}" for kind, c in data.cells.items()) or "none",
+        "mask": "none" if data.mask is None else f"{int(data.mask.sum())} nodes count",
+        "groups": "none" if data.group is None else f"{len(np.unique(data.group))}",
+        "symmetry": "none" if data.symmetry is None else "one declared",
+        "balance": "none" if data.balance is None else "content, inflow, outflow",
+    }
+    rows += list(optional.items())
+    codes = data.given_split
+    names = ("train", "validation", "test")
+    counts = [] if codes is None else [f"{int((codes == k).sum())} {name}" for k, name in enumerate(names)]
+    return [*rows, ("split", ", ".join(counts) or "none")]
+
+
+def _write(path: Path, data: FieldData, split: Split | None) -> None:
+    def trajectories() -> Iterator[np.ndarray]:
+        for i in range(data.num_samples):
+            yield data.trajectory(i)
+
+    arrays = {name: getattr(data, name) for name in ("params", "images", "time", "coords", "mask", "group")}
+    arrays["balance"] = data.balance
+    arrays["split"] = None if split is None else split.codes(data.num_samples)
+    about = About(
+        field_names=data.field_names,
+        units=data.units,
+        param_names=data.param_names,
+        sample_id=data.sample_id,
+        grid_shape=data.grid_shape,
+        cells=data.cells,
+        symmetry=data.symmetry,
+        attributes=data.attributes,
+    )
+    write_canonical(path, data.shape, trajectories(), about, arrays)
+
+
+def store_basis(path: Path, basis: Basis, rows: np.ndarray) -> None:
+    """Add the basis and the rows it was fitted on to a canonical file, replacing one that is there."""
+    import h5py
+
+    tensors = basis.state_dict()
+    size = sum(t.numel() * t.element_size() for t in tensors.values())
+    with atomic_path(path, needed_bytes=path.stat().st_size + size) as temporary:
+        shutil.copyfile(path, temporary)
+        with h5py.File(temporary, "r+") as h5:
+            if "basis" in h5:
+                del h5["basis"]
+            group = h5.create_group("basis")
+            group.attrs["hash"] = content_hash(dict(tensors))
+            group.create_dataset("rows", data=np.asarray(rows, dtype=np.int64))
+            for name, tensor in tensors.items():
+                group.create_dataset(name, data=tensor.numpy())
+
+
+def stored_basis(path: str | Path, rows: np.ndarray) -> Basis | None:
+    """Return the basis that a canonical file holds, or None when there is none for exactly these rows.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".h5", ".hdf5"):
+        return None
+    h5 = open_h5(path)
+    try:
+        group = find_item(h5, "basis", path)
+        if group is None or not np.array_equal(group["rows"][()], np.asarray(rows)):
+            return None
+        names = [name for name in group if name != "rows"]
+        tensors = {name: torch.from_numpy(np.asarray(find_item(group, name, path)[()])) for name in names}
+        if content_hash(tensors) != group.attrs.get("hash"):
+            raise DataError(f"{path}: the stored basis is damaged, its hash differs; run prep_data again")
+        return Basis.from_dict(tensors)
+    except DAMAGE as error:
+        raise DataError(f"{path}: the stored basis cannot be read ({error}); run prep_data again") from error
+    finally:
+        h5.close()

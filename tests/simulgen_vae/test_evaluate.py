@@ -1,0 +1,158 @@
+"""Evaluation of a trained surrogate: the table, the files, the refusals; figures of odd data."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common import figures
+from common.errors import DataError, UserError
+from common.report import load_rows
+from common.run import MachineOptions
+from simulgen_vae import gallery
+from simulgen_vae.config_tools import EvaluateConfig
+from simulgen_vae.evaluate import evaluate
+from simulgen_vae.train import train
+from tests.launch import ROOT
+from tests.simulgen_vae.cases_vae import config, fields, options, params, write_data
+
+QUICK = MachineOptions(device="cpu", precision="fp32")
+DRAWN = {"strip_best.png", "profiles_worst.png", "baselines.png", "kl.png", "latents.png", "coverage.png"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small data set on a grid, so that strips can be drawn."""
+    return write_data(tmp_path_factory.mktemp("data") / "waves.npz", num=48)
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a finished training with calibrated error bars."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    result = train(config(data, conditioner="gp", val_fraction=0.25), options(out))
+    assert result is not None and result.exit_code == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def report(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of an evaluation of it."""
+    out = tmp_path_factory.mktemp("report")
+    evaluate(EvaluateConfig(model=str(trained), baselines="krr,gpr_shared"), QUICK, out)
+    return out
+
+
+def test_the_document(report: Path):
+    """Every method is scored on the same rows, the mean and the oracle among them, in order of physics."""
+    found = json.loads((report / "evaluation.json").read_text())
+    methods = found["methods"]
+    assert {"ours", "mean_field", "vae_net", "vae_autoencoding", "gp2", "vae_gp"} - set(methods) == (
+        {found["ships"]} & {"gp2", "vae_gp", "vae_net"}
+    )
+    assert {len(m["samples"]) for m in methods.values()} == {len(found["rows"])}
+    error = {name: m["summary"]["relative_l2"] for name, m in methods.items()}
+    oracle = next(name for name in error if name.endswith("_oracle"))
+    assert found["basis_floor"] <= error[oracle] <= error["ours"] < 0.5 * error["mean_field"]
+    for m in methods.values():
+        summary, samples = m["summary"], [s["relative_l2"] for s in m["samples"]]
+        assert summary["relative_l2"] == pytest.approx(np.mean(samples))
+        assert summary["relative_l2_max"] == pytest.approx(max(samples))
+
+
+def test_error_bars(report: Path):
+    """Bars are calibrated, cover most points, and have a width; constraints stand beside the truth's own."""
+    found = json.loads((report / "evaluation.json").read_text())
+    bars = found["error_bars"]
+    assert bars["nominal"] == 0.9 and 0.7 <= bars["coverage"] <= 1.0
+    assert bars["mean_width"] > 0 and bars["crps"] > 0 and bars["factor"] > 0
+    assert found["constraints"]["conserved_rmse"] < found["constraints"]["conserved_rms_of_truth"]
+
+
+def test_table_and_rows(report: Path):
+    """The table ends with the plain line; results.json is what the house's report reads."""
+    text = (report / "evaluation.md").read_text()
+    found = json.loads((report / "evaluation.json").read_text())
+    assert text.rstrip().endswith(found["line"]) and "**ours**" in text
+    assert ("POD+GPR is as good here" in found["line"]) == (found["ships"] == "gp2")
+    rows = load_rows(report / "results.json")
+    assert rows[0].ours == pytest.approx(found["methods"]["ours"]["summary"]["relative_l2"])
+    assert "mean_field" in rows[0].baselines and rows[0].won in (True, False)
+
+
+def test_figures(report: Path):
+    """Every figure is written; strips wait for a regular grid."""
+    drawn = {path.name for path in (report / "figures").glob("*.png")}
+    assert DRAWN - {"strip_best.png"} <= drawn and "strip_best.png" not in drawn
+
+
+def test_strip_has_one_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Field and prediction share their colours, and the error is drawn as large as it is."""
+    limits: list[tuple[float, float]] = []
+    real = figures.section
+
+    def spy(*args: object, **more: object) -> object:
+        limits.append(more["limits"])  # type: ignore[arg-type]
+        return real(*args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(gallery.figures, "section", spy)
+    truth = np.random.default_rng(0).standard_normal((6, 20))
+    path = tmp_path / "strip.png"
+    gallery.draw_strip(path, truth, 1.2 * truth, None, np.arange(6.0), (4, 5), "best", "u (-)")
+    assert path.stat().st_size > 5000
+    assert len(set(limits[:10])) == 1 and limits[10] == pytest.approx((-limits[0][1], limits[0][1]))
+
+
+def test_one_frame_is_drawn(tmp_path: Path):
+    """A static field (T = 1) on three nodes has profiles too."""
+    truth = np.array([[1.0, 2.0, 3.0]])
+    made = gallery.draw_profiles(tmp_path / "p.png", truth, truth + 0.1, None, np.zeros(1), "best", "u (-)")
+    assert made.stat().st_size > 2000
+
+
+def test_several_posterior_draws(trained: Path, tmp_path: Path):
+    """The mean of several posterior draws is scored, and baselines can be left out."""
+    flags = EvaluateConfig(model=str(trained), baselines="none", recon_iter=3, num=3, figures=False)
+    evaluate(flags, QUICK, tmp_path)
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    assert len(found["rows"]) == 3 and not (tmp_path / "figures").exists()
+    assert np.isfinite(found["methods"]["vae_autoencoding"]["summary"]["relative_l2"])
+
+
+def test_other_data_is_refused(trained: Path, tmp_path: Path):
+    """A data set of the same shape but other content is not what the model was trained on."""
+    other = tmp_path / "other.npz"
+    np.savez(other, fields=fields(48)[::-1], params=params(48))
+    with pytest.raises(DataError, match=r"other\.npz: not the data, split and settings"):
+        evaluate(EvaluateConfig(model=str(trained), data=str(other)), QUICK, tmp_path / "out")
+
+
+def test_bad_requests(trained: Path, tmp_path: Path):
+    """An unknown baseline, another coverage and a missing model are one line each."""
+    with pytest.raises(ValueError, match="--baselines fourier: expected some of rbf,krr"):
+        EvaluateConfig(baselines="fourier")
+    with pytest.raises(UserError, match="calibrated for 0.9"):
+        evaluate(EvaluateConfig(model=str(trained), baselines="none", coverage=0.5), QUICK, tmp_path)
+    with pytest.raises(DataError, match="no trained model"):
+        evaluate(EvaluateConfig(model=str(tmp_path / "nothing")), QUICK, tmp_path)
+
+
+def test_the_script(trained: Path, tmp_path: Path):
+    """The script runs dry with either spelling and leaves no report."""
+    command = [sys.executable, str(ROOT / "scripts/simulgen_vae/evaluate.py"), "--model", str(trained)]
+    done = subprocess.run(
+        [*command, "--dry-run", "--recon-iter=2", "--device", "cpu", "--out", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "rows to score" in done.stdout + done.stderr
+    assert not list((tmp_path / "out").glob("*"))

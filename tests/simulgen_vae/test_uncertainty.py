@@ -1,0 +1,123 @@
+"""Error bars: split conformal promises, refusals, and a spread that is that of the draws."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from common.errors import UserError
+from common.noise import numpy_stream
+from simulgen_vae import gp2
+from simulgen_vae.contenders import gp2_contender
+from simulgen_vae.contest import run_contest
+from simulgen_vae.predictor import Inputs, Predictor
+from simulgen_vae.uncertainty import (
+    calibrate,
+    calibration_rows,
+    conformal_factor,
+    field_std,
+    held_out_residual_std,
+    trajectory_score,
+)
+from tests.simulgen_vae.cases_predictors import rows_for, training_set
+
+
+@pytest.mark.parametrize("num", [9, 19, 60])
+def test_conformal_covers(num: int):
+    """Over many sets of exchangeable scores the factor holds a new one in 90 % of cases, never much less."""
+    rng = numpy_stream(0, "test conformal", num)
+    held = [
+        float(rng.lognormal()) <= conformal_factor(torch.from_numpy(rng.lognormal(size=num)), 0.9)
+        for _ in range(3000)
+    ]
+    exact = np.ceil((num + 1) * 0.9) / (num + 1)
+    assert np.mean(held) == pytest.approx(exact, abs=0.02)
+    assert np.mean(held) >= 0.9 - 0.02
+
+
+def test_covers_090_with_many():
+    """With 199 scores the coverage is 0.90 within 0.03."""
+    rng = numpy_stream(1, "test conformal")
+    held = [
+        float(rng.exponential()) <= conformal_factor(torch.from_numpy(rng.exponential(size=199)), 0.9)
+        for _ in range(1500)
+    ]
+    assert np.mean(held) == pytest.approx(0.9, abs=0.03)
+
+
+@pytest.mark.parametrize(("num", "coverage"), [(8, 0.5), (8, 0.9), (15, 0.99), (0, 0.9)])
+def test_too_few_are_refused(num: int, coverage: float):
+    """Fewer than nine scores, or fewer than the coverage asks for, are refused with the number needed."""
+    with pytest.raises(UserError, match="calibration trajectories, expected"):
+        conformal_factor(torch.rand(num), coverage)
+
+
+def test_score_holds_its_share():
+    """A band of the score's width holds just the share of points that it was asked for."""
+    rng = numpy_stream(0, "test score")
+    error, std = torch.from_numpy(rng.standard_normal(1000)), torch.from_numpy(rng.uniform(0.5, 2, 1000))
+    score = trajectory_score(error, std, 0.9)
+    assert float((error.abs() <= score * std * (1 + 1e-12)).double().mean()) == pytest.approx(0.9)
+
+
+def test_calibrated_bars_cover_new_samples():
+    """GP bars calibrated on 30 bumps hold between 80 and 100 % of the points of 30 others, averaged."""
+    train = training_set(40)
+    contest = run_contest([gp2_contender()], train, None)
+    residual = held_out_residual_std(train.basis, contest.held_out, contest.rows)
+    assert residual.shape == (4, 64, 1) and (residual > 0).all()
+    rows, truth = rows_for(train, 30, seed=1)
+    found = calibrate(contest.winner, rows, lambda i: truth[i], residual, 0.9)
+    assert found.reason == "" and found.num_rows == 30
+    new, new_truth = rows_for(train, 30, seed=2)
+    std = field_std(contest.winner, new.inputs(), train.basis, residual)
+    prediction = train.basis.decode(contest.winner(new.inputs()))
+    inside = ((prediction - new_truth).abs() <= found.factor * std).double().mean()
+    assert 0.8 <= float(inside) <= 1.0
+
+
+def test_few_rows_give_no_factor():
+    """Eight calibration rows: no factor, and the reason is kept for whoever asks."""
+    train = training_set(16)
+    predictor = gp2.fit_predictor(train)
+    rows, _ = rows_for(train, 8, seed=1)
+    found = calibrate(predictor, rows, None, torch.ones(4, 64, 1), 0.9)
+    assert found.factor == 0.0 and "expected 9 or more" in found.reason
+
+
+def test_bars_do_not_depend_on_the_batch():
+    """A row's bar is the same alone and among others, and larger far from the training rows."""
+    train = training_set(24)
+    predictor = gp2.fit_predictor(train)
+    rows, _ = rows_for(train, 3, seed=1)
+    inputs = rows.inputs()
+    residual = torch.full((4, 64, 1), 1e-3)
+    together = field_std(predictor, inputs, train.basis, residual)
+    alone = field_std(predictor, inputs.rows(slice(1, 2)), train.basis, residual)
+    assert torch.equal(together[1:2], alone)
+    far = Inputs(inputs.params + torch.tensor([5.0, 0.0, 0.0]))
+    assert field_std(predictor, far, train.basis, residual).mean() > 3 * together.mean()
+
+
+def test_without_own_spread_the_residual_remains():
+    """A predictor that knows no spread has the held-out residual as its bar."""
+
+    class Fixed(Predictor):
+        def forward(self, inputs: Inputs) -> torch.Tensor:
+            return torch.zeros(len(inputs.params), *shape)
+
+    train = training_set(12)
+    shape = train.c.shape[1:]
+    residual = torch.rand(4, 64, 1) + 0.1
+    std = field_std(Fixed({}), train.inputs().rows(slice(0, 2)), train.basis, residual)
+    assert torch.allclose(std, residual.expand(2, -1, -1, -1), rtol=1e-6)
+
+
+def test_calibration_tenth():
+    """From 200 runs on a tenth is kept apart, disjoint and seeded; below nothing is."""
+    rows = torch.arange(140)
+    kept, apart = calibration_rows(rows, 200, seed=0)
+    assert len(apart) == 20 and torch.equal(torch.cat([kept, apart]).sort().values, rows)
+    assert torch.equal(calibration_rows(rows, 200, seed=0)[1], apart)
+    assert len(calibration_rows(rows, 199, seed=0)[1]) == 0
