@@ -1,1 +1,1 @@
-"""Facies realisations that honour wells, from a multi-scale GAN (to come)."""
+"""Facies realisations that honour wells, from a multi-scale GAN."""

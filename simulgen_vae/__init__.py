@@ -1,1 +1,1 @@
-"""Hierarchical VAE surrogates of parametric simulations (to come)."""
+"""Hierarchical VAE surrogates of parametric simulations."""

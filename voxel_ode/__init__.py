@@ -1,1 +1,1 @@
-"""Autoregressive 3-D surrogate of geothermal reservoirs (to come)."""
+"""Autoregressive 3-D surrogate of geothermal reservoirs."""
