@@ -32,7 +32,7 @@ WIDTH = 2 * FREQUENCIES
 LEARNING_RATE = 3e-4
 # Points at a time: activations that leave the processor's caches cost more than batched products save.
 CHUNK_POINTS = {"cpu": 2048, "other": 1 << 15}
-GROUP_POINTS = {"cpu": 6144, "other": 1 << 18}
+GROUP_POINTS = {"cpu": 4096, "other": 1 << 18}
 Weights = list[torch.Tensor]  # B, then (W, b, gamma, beta) of four blocks, then W, b; each [N, ...]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from common.log import get_logger
 from facies_gan.cache import PyramidCache, facies_pyramids
@@ -17,7 +18,12 @@ from facies_gan.pyramids import pyramid_sizes
 
 
 def prepare(
-    config: PrepConfig, *, seed: int = 0, num_workers: int = 4, dry_run: bool = False
+    config: PrepConfig,
+    *,
+    seed: int = 0,
+    num_workers: int = 4,
+    dry_run: bool = False,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
     """Read and describe the data; unless `check` or `dry_run`, build the pyramids for training.
 
@@ -45,6 +51,7 @@ def prepare(
         cache=cache,
         num_workers=num_workers,
         config=settings,
+        device=device,
     )
     seconds = time.perf_counter() - started
     told["found"] = cache.pyramid_hits

@@ -219,7 +219,7 @@ def prepare(options: TrainingOptions, run: RunOptions) -> Setup:
     plans = plan_groups(options, [GroupPlan.from_dict(p) for p in task.get("plans", ())])
     setup = Setup(
         options, data, samples, architecture, plans, fractions, mode,
-        _injects(data.sections[samples.anchors[0]], samples.sizes[samples.anchors[0]]),
+        _injects(data.sections[samples.anchors[0]], samples.sizes[samples.anchors[0]], options.use_wells),
         _stored(data, samples, options), resumes=resumes,
     )  # fmt: skip
     if earlier and card and not resumes:
@@ -308,8 +308,10 @@ def _architecture(options: TrainingOptions, data: SectionSet) -> Architecture:
     )  # fmt: skip
 
 
-def _injects(section: Section, sizes: Sequence[Size]) -> tuple[bool, ...]:
+def _injects(section: Section, sizes: Sequence[Size], has_data: bool) -> tuple[bool, ...]:
     """Return whether each scale takes the data's facies: at the finest, and where cells are about native."""
+    if not has_data:
+        return (False,) * len(sizes)
     last = len(sizes) - 1
     cells = [max(n / m for n, m in zip(section.shape, size, strict=True)) for size in sizes]
     return tuple(cell <= INJECT_BELOW or k == last for k, cell in enumerate(cells))

@@ -37,14 +37,11 @@ def direct_contender(options: direct.DirectOptions | None = None) -> Contender:
     )
 
 
-def field_net_contender(steps: int, fold_steps: int) -> Contender:
-    """Return the grid network, trained for `steps`, and in each fold for `fold_steps`."""
+def field_net_contender(steps: int, num_folds: int) -> Contender:
+    """Return the grid network, trained for `steps` steps, with `num_folds` folds held out."""
     options = field_net.FieldNetOptions(steps=steps)
-    fold = field_net.FieldNetOptions(steps=fold_steps)
     return Contender(
-        "field_net",
-        lambda rows: field_net.fit_predictor(rows, options),
-        fit_fold=lambda rows: field_net.fit_predictor(rows, fold),
+        "field_net", lambda rows: field_net.fit_predictor(rows, options), num_folds=max(1, num_folds)
     )
 
 
@@ -71,24 +68,24 @@ def direct_is_worth_it(train: TrainingSet) -> bool:
 
 
 def plan_field_net(train: TrainingSet, max_cpu_s: float, *, force: bool = False) -> tuple[int, int]:
-    """Return optimizer steps (in the final training, in a fold) that `max_cpu_s` allows; (0, 0) = leave it.
+    """Return (optimizer steps of a training, folds held out) that `max_cpu_s` allows; (0, 0) = leave it.
 
-    A few steps are timed first. Below `SMALL` rows the folds share what the final training leaves.
+    A few steps are timed first. Where time is short, folds are given up before steps: a network that was
+    trained too little would lose a contest that it should win.
     """
     if not field_net.fits(train):
         return 0, 0
     wanted = field_net.steps_for(len(train) * (1 if train.symmetry is None else 2))
+    most = 0 if len(train) >= SMALL else FOLDS
     if force:
-        return wanted, wanted
+        return wanted, most
     affordable = int(max_cpu_s / max(seconds_per_step(train), 1e-6))
-    if affordable < LEAST_STEPS:
-        return 0, 0
-    if len(train) >= SMALL:
-        return min(wanted, affordable), 0
-    fold = min(wanted, affordable // (FOLDS + 1))
-    if fold < LEAST_STEPS:
-        return 0, 0
-    return min(wanted, affordable - FOLDS * fold), fold
+    for folds in range(most, 0, -1):
+        if affordable // (folds + 1) >= wanted:
+            return wanted, folds
+    least = min(most, 1)
+    steps = min(wanted, affordable // (least + 1))
+    return (steps, least) if steps >= LEAST_STEPS else (0, 0)
 
 
 def seconds_per_step(train: TrainingSet) -> float:
@@ -130,9 +127,9 @@ def choose_contenders(
         chosen.append(direct_contender(direct_options))
     force = field_net_flag == "on" or conditioner == "field_net"
     if force or (field_net_flag == "auto" and conditioner == "auto"):
-        steps, fold_steps = plan_field_net(train, max_cpu_s, force=force)
+        steps, num_folds = plan_field_net(train, max_cpu_s, force=force)
         if steps:
-            chosen.append(field_net_contender(steps, fold_steps))
+            chosen.append(field_net_contender(steps, num_folds))
         else:
             get_logger().info(
                 "field_net: left out (no regular grid, or --max_cpu_s %g is too little)", max_cpu_s

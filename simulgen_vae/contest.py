@@ -7,6 +7,7 @@ decides.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,12 +38,14 @@ class Contender:
         fit: trains on a set of rows.
         leave_one_out: fitted predictor and its rows -> held-out predictions [n, r_s, T]; None for networks.
         fit_fold: cheaper training for the folds; None = `fit`.
+        num_folds: folds that are held out, at most `FOLDS`; rows of the others are not scored.
     """
 
     name: str
     fit: Callable[[TrainingSet], Predictor]
     leave_one_out: Callable[[Any, TrainingSet], torch.Tensor] | None = None
     fit_fold: Callable[[TrainingSet], Predictor] | None = None
+    num_folds: int = FOLDS
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Candidate:
     Attributes:
         name: its name.
         predictor: fitted to all training rows.
-        held_out: [n, r_s, T] its predictions for the rows of the contest.
+        held_out: [n, r_s, T] its predictions for the rows of the contest; NaN where it made none.
         how: leave-one-out, 5-fold or validation.
         seconds: CPU time of everything.
     """
@@ -160,19 +163,35 @@ def enter(contender: Contender, train: TrainingSet, validation: TrainingSet | No
     elif contender.leave_one_out is not None:
         held_out, how = contender.leave_one_out(predictor, train), "leave-one-out"
     else:
-        held_out, how = cross_validate(contender.fit_fold or contender.fit, train), f"{FOLDS}-fold"
+        fit, count = contender.fit_fold or contender.fit, contender.num_folds
+        held_out, how = cross_validate(fit, train, count), f"{FOLDS}-fold"
+        how += "" if count == FOLDS else f" ({count} of them)"
     return Candidate(contender.name, predictor, held_out, how, time.process_time() - started)
 
 
-def cross_validate(fit: Callable[[TrainingSet], Predictor], train: TrainingSet) -> torch.Tensor:
-    """Return the prediction [n, r_s, T] of each row by a predictor fitted without the row's fold."""
+def cross_validate(
+    fit: Callable[[TrainingSet], Predictor], train: TrainingSet, num_folds: int = FOLDS
+) -> torch.Tensor:
+    """Return the prediction [n, r_s, T] of each row by a predictor fitted without the row's fold.
+
+    Only the first `num_folds` folds are held out where time is short; the rows of the others stay NaN.
+    """
     folds = fold_numbers(len(train), min(FOLDS, len(train)), train.seed)
-    held_out = torch.empty_like(train.c)
-    for number in range(int(folds.max()) + 1):
+    held_out = torch.full_like(train.c, float("nan"))
+    for number in range(min(num_folds, int(folds.max()) + 1)):
         out = torch.nonzero(folds == number)[:, 0]
         predictor = fit(train.subset(torch.nonzero(folds != number)[:, 0]))
         held_out[out] = predict_rows(predictor, train.subset(out))
     return held_out
+
+
+def scored_rows(
+    candidates: Sequence[Candidate], num_folds: Mapping[str, int], rows: TrainingSet
+) -> torch.Tensor:
+    """Return the rows that all were to predict: those of the folds that the shortest one held out."""
+    fewest = min((num_folds[c.name] for c in candidates if "fold" in c.how), default=FOLDS)
+    folds = fold_numbers(len(rows), min(FOLDS, len(rows)), rows.seed)
+    return torch.nonzero(folds < fewest)[:, 0]
 
 
 def judge(candidates: Sequence[Candidate], truth: torch.Tensor, metric: FieldMetric) -> Verdict:
@@ -240,16 +259,22 @@ def run_contest(
 ) -> Contest:
     """Fit all contenders, score them on unseen rows, and return the winner.
 
-    Every contender is scored on the same rows: training rows by cross-validation below `SMALL` of them, the
-    validation split otherwise.
+    Every contender is scored on the same rows: training rows by cross-validation below `SMALL` of them (those
+    of the folds that all could afford), the validation split otherwise.
     """
     log = get_logger()
     candidates = {}
     for contender in contenders:
         candidates[contender.name] = found = enter(contender, train, validation)
         log.info("%s: fitted and scored by %s in %.1f CPU s", found.name, found.how, found.seconds)
-    rows = validation if next(iter(candidates.values())).how == "validation" else train
+    by_validation = next(iter(candidates.values())).how == "validation"
+    rows = validation if by_validation else train
     assert rows is not None
+    if not by_validation:
+        counts = {c.name: c.num_folds for c in contenders}
+        kept = scored_rows(list(candidates.values()), counts, rows)
+        rows = rows.subset(kept)
+        candidates = {n: dataclasses.replace(c, held_out=c.held_out[kept]) for n, c in candidates.items()}
     verdict = judge(list(candidates.values()), rows.c, FieldMetric(rows.basis))
     chosen = [candidates[name] for name in verdict.members]
     if len(chosen) == 1:

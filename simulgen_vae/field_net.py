@@ -49,7 +49,7 @@ class FieldNetOptions:
 
 def steps_for(num_rows: int) -> int:
     """Return the optimizer steps for a number of rows, mirror images included."""
-    return int(min(6000, max(600, 15 * num_rows)))
+    return int(min(6000, max(600, 12 * num_rows)))
 
 
 class FilmBlock(nn.Module):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from simulgen_vae import contest, gp2
+from simulgen_vae import contenders, contest, gp2
 from simulgen_vae.contenders import (
     choose_contenders,
     direct_contender,
@@ -134,14 +134,25 @@ def test_who_is_invited():
     assert direct_is_worth_it(training_set(110, symmetric=True))
 
 
-def test_time_limits_the_grid_network():
-    """More allowed time never gives fewer steps; without a grid there are none."""
+def test_time_limits_the_grid_network(monkeypatch: pytest.MonkeyPatch):
+    """Short of time, folds are given up before steps, then the network; without a grid there is none."""
     rows = training_set(20)
-    assert plan_field_net(rows, 0.0) == (0, 0)
-    many = plan_field_net(rows, 1e6)
-    assert many[0] >= many[1] > 0
+    monkeypatch.setattr(contenders, "seconds_per_step", lambda _rows: 0.1)
+    wanted, folds = plan_field_net(rows, 1e6)
+    assert folds == 5 and wanted >= 600
+    assert plan_field_net(rows, 0.1 * 3.5 * wanted) == (wanted, 2)
+    assert plan_field_net(rows, 0.1 * wanted) == (0, 0)
     rows.grid_shape = None
     assert plan_field_net(rows, 1e6) == (0, 0)
+
+
+def test_some_folds_score_some_rows(rows: TrainingSet):
+    """With one fold held out all are scored on its rows alone, and the winner's residuals are of those."""
+    short = Contender("direct", Constant, num_folds=1)
+    found = run_contest([gp2_contender(), short], rows, None)
+    assert len(found.rows) == 4 == len(found.held_out)
+    assert all(torch.isfinite(c.held_out).all() for c in found.candidates.values())
+    assert "(1 of them)" in next(e.how for e in found.verdict.entries if e.name == "direct")
 
 
 def test_leave_one_out_is_honest():

@@ -1,0 +1,288 @@
+"""What a training step costs beside the peer's layout. Run: python benchmarks/voxel_ode_step.py.
+
+The peer (github.com/Fchaubard/GeothermalVoxelNet) has a large kernel in the stem, two 3^3 convolutions a
+block, GroupNorm over all channels and cells, FiLM and a pooled scalar head; it is built here with PyTorch's
+own layers and our numbers of channels, blocks and weights. Both sides see the same random fields of 32^3
+cells, batch 1, one year, forward, backward and AdamW, the fastest of some steps; ours chooses how its
+convolutions are computed as training does. Then the kernel modes and convolution routes beside each other.
+The table and benchmarks/results/voxel_ode_step.json say the same.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+from common import device as devices  # noqa: E402
+from common.files import write_json  # noqa: E402
+from common.noise import torch_stream  # noqa: E402
+from voxel_ode.config import KERNEL_MODES, ModelConfig, TrainConfig  # noqa: E402
+from voxel_ode.convolutions import BACKENDS, choose_backends, convolve, set_backends  # noqa: E402
+from voxel_ode.fields import Fields  # noqa: E402
+from voxel_ode.losses import grid_losses  # noqa: E402
+from voxel_ode.model import VoxelAutoRegressor, parameter_count  # noqa: E402
+from voxel_ode.normalize import Normalizer  # noqa: E402
+from voxel_ode.schema import STATIC_NAMES  # noqa: E402
+from voxel_ode.train import optimizer_of  # noqa: E402
+from voxel_ode.units import YEAR  # noqa: E402
+from voxel_ode.unroll import UnrolledLoss  # noqa: E402
+
+CELLS, NUM_PARAMS = 32, 26
+WIDTH, DEPTH, RADII = 32, 4, (2, 3)
+STEPS = 3
+DENSE_CELLS = 16  # of the comparison of kernel modes, where dense kernels are slow
+Batch = dict[str, torch.Tensor]
+Table = list[dict[str, Any]]
+
+
+class PeerBlock(nn.Module):
+    """Conv, GroupNorm, SiLU, Conv, GroupNorm, FiLM, residual, SiLU."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv3d(c, c, 3, padding=1, bias=False) for _ in range(2))
+        self.norms = nn.ModuleList(nn.GroupNorm(1, c) for _ in range(2))
+        self.film = nn.Linear(NUM_PARAMS, 2 * c)
+
+    def forward(self, x: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
+        """Return the block's output."""
+        h = F.silu(self.norms[0](self.convs[0](x)))
+        h = self.norms[1](self.convs[1](h))
+        gamma, beta = self.film(params)[:, :, None, None, None].chunk(2, dim=1)
+        return F.silu(x + (1 + gamma) * h + beta)
+
+
+class Peer(nn.Module):
+    """The peer's layout for 13 input channels, two grids and five scalars."""
+
+    def __init__(self, c: int, depth: int, radius: int) -> None:
+        super().__init__()
+        kernel = 2 * radius + 1
+        self.stem = nn.Sequential(
+            nn.Conv3d(13, c, kernel, padding=radius, bias=False), nn.GroupNorm(1, c), nn.SiLU()
+        )
+        self.blocks = nn.ModuleList(PeerBlock(c) for _ in range(depth))
+        self.head = nn.Sequential(
+            nn.Conv3d(c, c, 3, padding=1, bias=False), nn.GroupNorm(1, c), nn.SiLU(), nn.Conv3d(c, 2, 1)
+        )
+        self.scalars = nn.Sequential(nn.Linear(c, c), nn.SiLU(), nn.Linear(c, 5))
+
+    def forward(self, x: torch.Tensor, params: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return grids and scalars."""
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x, params)
+        return self.head(x), self.scalars(x.mean((2, 3, 4)))
+
+    def loss(self, batch: Batch) -> torch.Tensor:
+        """Return the same masked loss as ours."""
+        x = torch.cat([batch["static"], batch["states"][:, 0]], dim=1)
+        grids, scalars = self(x, batch["params"])
+        masks = batch["masks"][:, [1, 0]]
+        parts = grid_losses(grids * masks, batch["states"][:, 1], masks, torch.ones(2))
+        return sum(parts, (scalars - batch["scalars"][:, 0]).square().mean())
+
+
+def make_batch(cells: int) -> Batch:
+    """Return random fields on a cube of cells, all active, with physically plausible numbers."""
+    g = torch_stream(0, "step benchmark")
+    grid = (cells,) * 3
+
+    def normal(*size: int) -> torch.Tensor:
+        return torch.randn(*size, generator=g)
+
+    state = normal(1, 2, *grid)
+    return {
+        "static": normal(1, len(STATIC_NAMES), *grid),
+        "states": torch.stack([state, state + 0.1 * normal(1, 2, *grid)], dim=1),
+        "masks": torch.ones(1, 3, *grid) * torch.tensor([1.0, 1.0, 0.0])[:, None, None, None],
+        "loss_mask": torch.ones(1, *grid),
+        "params": torch.rand(1, NUM_PARAMS, generator=g),
+        "scalars": normal(1, 1, 5),
+        "scalars_raw": torch.zeros(1, 2, 5),
+        "well_features": torch.full((1, 2, 6), 90.0),
+        "well_rates": torch.full((1, 2), 50.0),
+        "well_source": torch.zeros(1, 1, *grid),
+        "rock": 10 ** (1.5 + 0.4 * normal(1, 3, *grid)),
+        "porosity": torch.full((1, 1, *grid), 0.1),
+        "initial": state,
+        "origin": torch.zeros(1, 3, dtype=torch.int64),
+        "cell_size": torch.tensor([[10.0, 50.0, 50.0]]),
+        "dt_s": torch.full((1,), YEAR),
+        "wells_complete": torch.ones(1, dtype=torch.bool),
+    }
+
+
+def make_normalizer() -> Normalizer:
+    """Return a normaliser of plain numbers."""
+    count = len(STATIC_NAMES)
+    lists: dict[str, Any] = {f"static_{n}": [float(n == "std")] * count for n in ("mean", "std")}
+    lists |= {f"param_{n}": [0.5] * NUM_PARAMS for n in ("mean", "std", "min", "max")}
+    return Normalizer.from_dict(
+        lists
+        | {
+            "static_channels": list(STATIC_NAMES),
+            "static_kinds": ["identity"] * count,
+            "grid_mean": [200.0, 90.0],
+            "grid_std": [10.0, 10.0],
+            "delta_rms": [0.3, 1.0],
+            "scalar_mean": [10.0] * 5,
+            "scalar_std": [1.0] * 5,
+            "scalar_log1p": [1.0] * 5,
+            "params_raw": True,
+            "channel_range": {},
+            "dataset_id": "",
+        }
+    )
+
+
+def make_ours(cells: int, backend: str = "auto", **changes: Any) -> UnrolledLoss:
+    """Return our network with its loss, its convolutions computed as `backend` says."""
+    model = VoxelAutoRegressor(ModelConfig(**changes), make_normalizer())
+    devices.channels_last(model)
+    set_backends(model, choose_backends(model, backend, (1, cells, cells, cells), torch.device("cpu")))
+    return UnrolledLoss(model, (1.0, 1.0, 1.0), 1)
+
+
+def step_ms(module: nn.Module, loss: Callable[[], torch.Tensor], steps: int = STEPS) -> float:
+    """Return the CPU time of the fastest of some training steps, ms; the first one warms up."""
+    optimizer = optimizer_of(module, TrainConfig())
+    times = []
+    for _ in range(steps + 1):
+        began = time.process_time()
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+        times.append(time.process_time() - began)
+    return 1e3 * min(times[1:])
+
+
+def ours_ms(batch: Batch, backend: str = "auto", **changes: Any) -> tuple[float, int]:
+    """Return the time of our step, ms, and the weights of the network."""
+    cells = batch["static"].shape[-1]
+    losses = make_ours(cells, backend, **changes)
+    return step_ms(losses, lambda: losses(batch)["loss"]), parameter_count(losses)
+
+
+def peer_rows() -> Table:
+    """Measure our step and the peer's at equal numbers of channels, blocks and radius."""
+    rows = []
+    batch = make_batch(CELLS)
+    for radius in RADII:
+        size = {"base_channels": WIDTH, "depth": DEPTH, "receptive_field_radius": radius}
+        peer = Peer(WIDTH, DEPTH, radius)
+        theirs = step_ms(peer, lambda net=peer: net.loss(batch))
+        plain, weights = ours_ms(batch, flux_inputs=False, **size)
+        flux, flux_weights = ours_ms(batch, **size)
+        name = f"c {WIDTH}, depth {DEPTH}, r {radius}, {CELLS}^3"
+        rows += [
+            row(f"peer, {name}, {parameter_count(peer):,} weights", theirs, "ms"),
+            row(f"ours, flux off, {weights:,} weights", plain, "ms", theirs),
+            row(f"ours, flux on, {flux_weights:,} weights", flux, "ms"),
+        ]
+    return rows
+
+
+def mode_rows() -> Table:
+    """Measure the three kernel modes at equal width."""
+    batch = make_batch(DENSE_CELLS)
+    size = {"base_channels": WIDTH, "depth": DEPTH, "receptive_field_radius": 2}
+    times = {mode: ours_ms(batch, kernel_mode=mode, **size)[0] for mode in KERNEL_MODES}
+    name = f"c {WIDTH}, depth {DEPTH}, r 2, {DENSE_CELLS}^3"
+    return [
+        row(f"kernel mode {mode}, {name}", times[mode], "ms", times["dense"] if mode == "separable" else None)
+        for mode in KERNEL_MODES
+    ]
+
+
+def route_rows() -> Table:
+    """Measure one convolution, forward and backward, by every route, and how far it is from native."""
+    g = torch_stream(0, "routes")
+    shape = (32, 24, 24)
+    x = devices.like_weights(torch.randn(1, 16, *shape, generator=g)).requires_grad_()
+    weight = (torch.randn(16, 16, 3, 3, 3, generator=g) / 432**0.5).requires_grad_()
+    expected = convolve(x, weight).detach()
+    rows = []
+    for name in BACKENDS:
+        times = []
+        y = expected
+        for _ in range(STEPS):
+            began = time.process_time()
+            y = convolve(x, weight, name)
+            y.backward(torch.ones_like(y))
+            times.append(time.process_time() - began)
+        error = float((y.detach() - expected).norm() / expected.norm())
+        bound = 2e-2 if name == "bf16" else 1e-5
+        rows.append(row(f"3^3, 16 to 16 channels, 32x24x24, {name}", 1e3 * min(times), "ms"))
+        rows.append(row(f"its difference from native, {name}", error, "relative", bound))
+    return rows
+
+
+def stem_rows() -> Table:
+    """Measure a rollout's year with the static share of the stem computed once, and with the whole stem."""
+    batch = make_batch(CELLS)
+    model = make_ours(CELLS, base_channels=16, depth=DEPTH, receptive_field_radius=3, flux_inputs=False).model
+    fields = Fields.from_batch(batch)
+    found, states = {}, []
+    with torch.no_grad():
+        for once in (True, False):
+            fixed = model.static_features(fields, once=once)
+            times = []
+            for _ in range(STEPS):
+                began = time.process_time()
+                states.append(model.step(fixed, fields.state)[0])
+                times.append(time.process_time() - began)
+            found[once] = 1e3 * min(times)
+    difference = float((states[0] - states[-1]).abs().max())
+    return [
+        row("one year, stem whole", found[False], "ms"),
+        row("one year, static stem once", found[True], "ms", found[False]),
+        row("largest difference of the two", difference, "normalised", 1e-5),
+    ]
+
+
+def row(what: str, value: float, unit: str, target: float | None = None) -> dict[str, Any]:
+    """Return a line of the table; without a target it is there to compare with."""
+    return {"what": what, "value": float(f"{value:.4g}"), "unit": unit, "target": target}
+
+
+def verdict(line: dict[str, Any]) -> str:
+    """Say whether a line meets its target."""
+    if line["target"] is None:
+        return ""
+    met = "met" if line["value"] <= line["target"] else "missed"
+    return f"at most {line['target']:.4g} {line['unit']}: {met}"
+
+
+def main() -> int:
+    """Measure, print, and write benchmarks/results/voxel_ode_step.json."""
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+    rows = peer_rows() + mode_rows() + route_rows() + stem_rows()
+    result = {
+        "rows": rows,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU, one thread",
+        "torch": torch.__version__,
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+    write_json(ROOT / "benchmarks" / "results" / "voxel_ode_step.json", result)
+    for line in rows:
+        print(f"{line['what']:<58}{line['value']:>10.4g} {line['unit']:<10} {verdict(line)}".rstrip())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""The loss terms against their formulas, and the weights that make windows stand for the image."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from facies_gan import losses
+from facies_gan.canvas import coverage, draw_start, equal_weights
+from facies_gan.resample import Extent
+
+
+@pytest.mark.parametrize("size", [(12, 17), (40, 25)])
+def test_penalty_of_a_linear_critic(size: tuple[int, int]):
+    """For D(x) = mean over cells of w . x the penalty is (||w|| - 1)^2, at any size."""
+    w = torch.tensor([0.6, -1.1, 2.0])
+    critic = lambda x: (x * w.view(1, 3, 1, 1)).sum(1).mean((1, 2))  # noqa: E731
+    real, fake = torch.rand(2, 3, *size), torch.rand(2, 3, *size)
+    penalty = losses.gradient_penalty(critic, real, fake, torch.rand(2))
+    assert float(penalty) == pytest.approx((float(w.norm()) - 1) ** 2, rel=1e-5)
+
+
+def test_penalty_is_of_each_sample():
+    """Every sample has its own point on its own line, and its penalty does not depend on the others."""
+    seen = []
+
+    def critic(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.detach())
+        return x.square().mean((1, 2, 3))
+
+    real, fake = torch.ones(3, 2, 12, 12), torch.zeros(3, 2, 12, 12)
+    eps = torch.tensor([0.1, 0.5, 0.9])
+    together = losses.gradient_penalty(critic, real, fake, eps)
+    assert seen[0].mean((1, 2, 3)).tolist() == pytest.approx([0.1, 0.5, 0.9])
+    alone = [
+        losses.gradient_penalty(critic, real[i : i + 1], fake[i : i + 1], eps[i : i + 1]) for i in range(3)
+    ]
+    assert float(together) == pytest.approx(float(sum(alone)) / 3, rel=1e-6)
+    assert float(alone[0]) != pytest.approx(float(alone[2]), rel=1e-3)
+
+
+def test_penalty_reaches_the_critic():
+    """The penalty can be differentiated with respect to the critic's weights."""
+    w = torch.tensor([2.0, 0.0], requires_grad=True)
+    critic = lambda x: (x * w.view(1, 2, 1, 1)).sum(1).mean((1, 2))  # noqa: E731
+    losses.gradient_penalty(
+        critic, torch.rand(1, 2, 12, 12), torch.rand(1, 2, 12, 12), torch.rand(1)
+    ).backward()
+    assert w.grad.tolist() == pytest.approx([2.0, 0.0], abs=1e-4)  # d (||w|| - 1)^2 = 2 (||w|| - 1)
+
+
+@pytest.mark.parametrize("width", [16, 48])
+@pytest.mark.parametrize("wells", [1, 4, 16])
+def test_well_loss_has_one_scale(width: int, wells: int):
+    """The loss is the mean cross-entropy at data, for any number of wells and any width; 0 without data."""
+    logits = torch.zeros(1, 2, 10, width)
+    logits[:, 0] = 1.0
+    real = torch.zeros(1, 2, 10, width)
+    real[:, 1] = 1.0
+    mask = torch.zeros(1, 10, width)
+    mask[:, :, :wells] = 1
+    assert float(losses.well_loss(logits, real, mask)) == pytest.approx(math.log(1 + math.e), rel=1e-5)
+    assert float(losses.well_loss(logits, real, torch.zeros_like(mask))) == 0
+
+
+def test_well_loss_is_least_at_the_sections_own_share():
+    """With a target of 0.57 the best probability is 0.57, not the datum's 1."""
+    real = torch.tensor([0.43, 0.57]).view(1, 2, 1, 1)
+    mask = torch.ones(1, 1, 1)
+    values = {p: float(losses.well_loss(torch.tensor([1 - p, p]).log().view(1, 2, 1, 1), real, mask))
+              for p in (0.3, 0.57, 0.996)}  # fmt: skip
+    assert min(values, key=values.get) == 0.57
+
+
+def test_diversity_of_equal_and_opposite_draws():
+    """Equal draws cost 1, opposite ones exp(-10), and cells with data do not count."""
+    a = torch.zeros(1, 2, 8, 8)
+    a[:, 0] = 1
+    equal, opposite = torch.stack([a, a], 1), torch.stack([a, 1 - a], 1)
+    nothing = torch.zeros(1, 8, 8)
+    assert float(losses.diversity_loss(equal, nothing)) == 1
+    assert float(losses.diversity_loss(opposite, nothing)) == pytest.approx(math.exp(-10))
+    half = nothing.clone()
+    half[:, :4] = 1
+    differs_at_data = torch.stack([a, torch.where(half[:, None] > 0, 1 - a, a)], 1)
+    assert float(losses.diversity_loss(differs_at_data, half)) == pytest.approx(1)
+
+
+def test_proportion_loss():
+    """Value and gradient are those of sum_c (p_c - q_c)^2."""
+    fake, real = torch.rand(4, 3, 6, 5, requires_grad=True), torch.rand(2, 3, 6, 5)
+    plain = (fake.mean((0, 2, 3)) - real.mean((0, 2, 3))).square().sum()
+    (expected,) = torch.autograd.grad(plain, fake)
+    loss = losses.proportion_loss(fake, real)
+    loss.backward()
+    assert float(loss) == pytest.approx(float(plain))
+    torch.testing.assert_close(fake.grad, expected)
+
+
+def test_windows_stand_for_the_whole_image():
+    """The weighted mean of a score map, over all places a window can have, is the mean of the whole map."""
+    side, count, margin = 41, 16, 5
+    scores = torch.rand(side - 2 * margin, dtype=torch.float64)
+    starts = [draw_start(side, count, (i + 0.5) / 100_000) for i in range(100_000)]
+    assert min(starts) == 0 and max(starts) == side - count
+    chance = torch.bincount(torch.tensor(starts), minlength=side - count + 1) / len(starts)
+    estimate = sum(
+        p * (scores[s : s + count - 2 * margin] * equal_weights(Extent(side, s, count), margin)).mean()
+        for s, p in enumerate(chance.tolist())
+    )
+    assert float(estimate) == pytest.approx(float(scores.mean()), rel=1e-3)
+    assert coverage(side, side, margin).eq(1).all()
