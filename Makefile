@@ -41,7 +41,8 @@ test-slow: $(DEV_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow"
 
 reliability: $(DEV_STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "reliability"
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python -m pytest -p tests.reliability_table -m "not slow" \
+		--reliability_table benchmarks/results
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff check .
@@ -53,7 +54,8 @@ format: $(DEV_STAMP)
 	$(BIN)/ruff format .
 
 bench: $(STAMP)
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@$(BIN)/python benchmarks/_table.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .cache results/demo

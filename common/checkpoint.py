@@ -235,7 +235,7 @@ def export_safetensors(path: str | Path, checkpoint: Checkpoint) -> None:
     The metadata holds strings: `format`, `package`, `kind`, `config` and `normalization` as JSON, `step`, and
     the `sha256` of the weights.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save as serialised
 
     weights = {name: value.contiguous() for name, value in checkpoint.state_dict.items()}
     metadata = {
@@ -248,7 +248,8 @@ def export_safetensors(path: str | Path, checkpoint: Checkpoint) -> None:
         "sha256": content_hash(weights),
     }
     with atomic_path(path, needed_bytes=_tensor_bytes(weights)) as temporary:
-        save_file(weights, temporary, metadata=metadata)
+        # Written here, not by the library, whose files only their owner may read.
+        temporary.write_bytes(serialised(weights, metadata=metadata))
 
 
 def load_safetensors(path: str | Path, *, package: str, kinds: Iterable[str] = ()) -> Checkpoint:

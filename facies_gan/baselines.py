@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.log import get_logger
-from facies_gan.gaussian import paste, simulate
-from facies_gan.metrics_spatial import Grids, as_grids
+from facies_gan.gaussian import Covariance, paste, simulate
+from facies_gan.metrics_spatial import Grids, as_grids, number_of_bodies
 from facies_gan.snesim import SnesimError, run_snesim
 from facies_gan.wells import WellSet
 
@@ -21,6 +21,7 @@ __all__ = [
     "Baseline",
     "REFERENCE_SOURCE",
     "STREBELLE_REFERENCE",
+    "is_strebelle",
     "paste",
     "reference_column",
     "run_baseline",
@@ -91,14 +92,25 @@ def run_baseline(
     *,
     wells: WellSet | None = None,
     seed: int = 0,
+    covariance: Covariance | None = None,
 ) -> Baseline:
     """Run the baseline "tgs" or "snesim"; one that cannot run gives a warning and its reason.
 
     SNESIM takes one training image: the first grid of the reference.
+
+    Args:
+        name: of the baseline.
+        reference: what it learns from.
+        num_classes: C.
+        shape: (H, W) of the realisations.
+        count: realisations.
+        wells: hard data.
+        seed: of the realisations.
+        covariance: of tgs, when it was fitted before.
     """
     if name == "tgs":
         started = time.process_time()
-        grids = simulate(reference, num_classes, shape, count, seed=seed, wells=wells)
+        grids = simulate(reference, num_classes, shape, count, seed=seed, wells=wells, covariance=covariance)
         return Baseline(name, grids, time.process_time() - started)
     if name != "snesim":
         raise ValueError(f"baseline {name!r}: expected one of {', '.join(BASELINES)}")
@@ -109,6 +121,14 @@ def run_baseline(
     except SnesimError as error:
         get_logger().warning("warning: baseline snesim not run: %s", error)
         return Baseline(name, None, reason=str(error))
+
+
+def is_strebelle(reference: Grids) -> bool:
+    """Return whether a reference is the 250 x 250 channel image whose figures are known."""
+    grids = as_grids(reference)
+    if len(grids) != 1 or grids[0].shape != (250, 250) or grids[0].max() > 1:
+        return False
+    return abs(float(grids[0].mean()) - 0.26744) < 1e-4 and number_of_bodies(grids[0], 1) == 3
 
 
 def reference_column(measure: str) -> float | None:

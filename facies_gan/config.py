@@ -73,6 +73,7 @@ class TrainingOptions:
     lambda_diversity: float = option(1.0, "weight of the diversity of a section's draws")
     num_diversity_samples: int = option(3, "noise draws a section and iteration")
     lambda_proportion: float = option(5.0, "weight of the facies proportions")
+    lambda_variogram: float = option(0.0, "weight of the contrast and of the variograms to 8 cells")
     interpolator: str = option("area", "how sections reach coarser scales", choices=INTERPOLATORS)
     use_wells: bool = option(True, "condition on wells: random ones, and those of the files")
     use_seismic: bool = option(False, "condition on seismic")
@@ -94,6 +95,7 @@ class TrainingOptions:
     well_background: tuple[int, ...] = option((), "R G B of cells without data in wells images")
     augment_flip: bool = option(False, "mirror sections left to right at random")
     fine_tune: bool = option(False, "with --resume PATH: take its weights only, train on new data")
+    group_iter_factor: tuple[float, ...] = option((), "further factors of num_iter, group by group")
     group_batch_size: tuple[int, ...] = option((), "batch_size group by group; the last one goes on")
     group_diversity_samples: tuple[int, ...] = option((), "num_diversity_samples group by group")
     group_crop_size: tuple[int, ...] = option((), "crop_size group by group", unit="px of the scale")
@@ -129,16 +131,17 @@ class TrainingOptions:
         for name, count in (("grid_dims", 3), ("well_background", 3)):
             if len(getattr(self, name)) not in (0, count):
                 raise ValueError(f"--{name}: {len(getattr(self, name))} numbers, expected {count}")
-        for name in ("group_batch_size", "group_diversity_samples", "group_crop_size"):
-            if any(value < 1 for value in getattr(self, name)):
-                raise ValueError(f"--{name}: expected numbers above 0")
+        for name, least in _GROUP_LEAST.items():
+            if any(value < least for value in getattr(self, name)):
+                raise ValueError(f"--{name}: expected {least:g} or more for every group")
 
     def _check_critic(self) -> None:
         field = 2 * self.num_layer * ((self.kernel_size - 1) // 2 - self.padding_size) + 1
-        for name in ("min_size", "crop_size"):
-            if getattr(self, name) < field:
+        sides = {"min_size": (self.min_size,), "crop_size": (self.crop_size,)}
+        for name, values in {**sides, "group_crop_size": self.group_crop_size}.items():
+            if values and min(values) < field:
                 raise ValueError(
-                    f"--{name} {getattr(self, name)}: the critic sees {field} cells at once; use "
+                    f"--{name} {min(values)}: the critic sees {field} cells at once; use "
                     f"--{name} {max(field + 1, 12)}, fewer layers or a smaller kernel"
                 )
 
@@ -158,8 +161,12 @@ _LEAST = {
     "padding_size": 0, "noise_channels": 1, "noise_amp": 0.0, "min_noise_amp": 0.0, "scale0_noise_amp": 0.0,
     "generator_steps": 1, "discriminator_steps": 1, "lr_g": 0.0, "lr_d": 0.0, "lr_decay": 1,
     "lambda_grad": 0.0, "gp_interval": 1, "alpha": 0.0, "lambda_diversity": 0.0, "num_diversity_samples": 1,
-    "lambda_proportion": 0.0, "max_random_wells": 0, "max_random_points": 0, "num_real_facies": 1,
-    "num_generated_per_real": 1,
+    "lambda_proportion": 0.0, "lambda_variogram": 0.0, "max_random_wells": 0, "max_random_points": 0,
+    "num_real_facies": 1, "num_generated_per_real": 1,
+}  # fmt: skip
+
+_GROUP_LEAST = {
+    "group_iter_factor": 0.01, "group_batch_size": 1, "group_diversity_samples": 1, "group_crop_size": 12
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -18,6 +18,8 @@ from facies_gan.canvas import ScaleBox, part_of, upsample
 from facies_gan.config import TrainingOptions
 from facies_gan.critic import ScaleCritic
 from facies_gan.generator import Pass, ScaleGenerator, run_scale
+
+T = TypeVar("T", int, float)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def plan_groups(options: TrainingOptions, earlier: Sequence[GroupPlan] = ()) -> 
     plans = []
     for index, scales in enumerate(bounds):
         factor = options.coarse_iter_factor if scales[0] == 0 else 1.0
+        factor *= _at(options.group_iter_factor, index, 1.0)
         plans.append(
             GroupPlan(
                 index,
@@ -77,7 +80,7 @@ def plan_groups(options: TrainingOptions, earlier: Sequence[GroupPlan] = ()) -> 
     return plans
 
 
-def _at(values: tuple[int, ...], index: int, otherwise: int) -> int:
+def _at(values: tuple[T, ...], index: int, otherwise: T) -> T:
     return values[min(index, len(values) - 1)] if values else otherwise
 
 

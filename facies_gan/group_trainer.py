@@ -279,9 +279,10 @@ class GroupTrainer:
         if draws > 1 and o.lambda_diversity > 0 and late:
             pairs = fake.view(real.shape[0], draws, *fake.shape[1:])
             parts["G_Diversity"] = o.lambda_diversity * losses.diversity_loss(pairs, mask)
-        parts["G_Proportion"] = o.lambda_proportion * losses.proportion_loss(
-            fake, real, batch.cell_weights[i]
-        )
+        cells = batch.cell_weights[i]
+        parts["G_Proportion"] = o.lambda_proportion * losses.proportion_loss(fake, real, cells)
+        if o.lambda_variogram > 0:
+            parts["G_Variogram"] = o.lambda_variogram * losses.variogram_loss(fake, real, cells)
         return parts
 
     def averaged(self) -> dict[int, dict[str, torch.Tensor]]:

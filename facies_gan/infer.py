@@ -230,7 +230,8 @@ def _summarise(
     }
     if rows:
         entropy = write_maps(folder, plan.grid, card.palette, counts, len(rows))
-        pictures.draw_entropy(folder / "entropy.png", entropy, plan.conditioning.wells)
+        wells, classes = plan.conditioning.wells, len(card.palette)
+        pictures.draw_entropy(folder / "entropy.png", entropy, wells, classes)
         write_csv(folder / "summary.csv", rows)
         summary["mean_entropy_bits"] = float(entropy.mean())
         summary["statistics"] = statistics(rows, card.palette)

@@ -12,6 +12,8 @@ import torch
 
 from common import distributed
 
+LAGS = (1, 2, 4, 8)  # cells, of the variogram term
+
 
 def mean_score(scores: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
     """Return D(x_b|c), the mean [B] of each score map [B, 1, h, w], with `weights` [B, h, w] for windows."""
@@ -87,19 +89,55 @@ def proportion_loss(
 ) -> torch.Tensor:
     """Return sum_c (p_c(fake batch) - p_c(real batch))^2 with the batch of all ranks.
 
-    Its gradient is that of the whole batch: the difference is averaged over ranks, and each rank's part flows
-    through its own cells.
-
     Args:
         fake: [Bf, C, H, W].
         real: [B, C, H, W], Bf a multiple of B.
         weights: [B, H, W] of windows.
     """
-    draws = fake.shape[0] // real.shape[0]
+    return _squared_gap(_mean(fake, weights), _mean(real, weights))
+
+
+def variogram_loss(
+    fake: torch.Tensor, real: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return sum_c,h (gamma_c(h; fake batch) - gamma_c(h; real batch))^2 with the batch of all ranks.
+
+    gamma_c(h) = mean (o_c(x) - o_c(x + h))^2 / 2 along both axes, and mean o_c^2 for h = 0, which holds the
+    contrast: critics of small batches leave it to drift, and the diversity term raises it.
+
+    Args:
+        fake: [Bf, C, H, W].
+        real: [B, C, H, W], Bf a multiple of B.
+        weights: [B, H, W] of windows; a pair counts as its first cell.
+    """
+    pairs = [(_mean(fake.square(), weights), _mean(real.square(), weights))]
+    for axis in (-2, -1):
+        for lag in LAGS:
+            if 2 * lag <= fake.shape[axis]:
+                pairs.append((_gamma(fake, weights, axis, lag), _gamma(real, weights, axis, lag)))
+    return _squared_gap(*(torch.cat(parts) for parts in zip(*pairs, strict=True)))
+
+
+def _gamma(x: torch.Tensor, weights: torch.Tensor | None, axis: int, lag: int) -> torch.Tensor:
+    """Return gamma_c(lag) along an axis, [C]."""
+    count = x.shape[axis] - lag
+    step = x.narrow(axis, 0, count) - x.narrow(axis, lag, count)
+    return _mean(step.square(), None if weights is None else weights.narrow(axis, 0, count)) / 2
+
+
+def _mean(x: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """Return the mean [C] over the batch [B m, C, H, W] and its cells, with `weights` [B, H, W]."""
     if weights is not None:
-        real = real * weights[:, None]
-        fake = fake * weights.repeat_interleave(draws, dim=0)[:, None]
-    share = fake.mean(dim=(0, 2, 3))
-    difference = distributed.reduce_mean((share - real.mean(dim=(0, 2, 3))).detach())
-    surrogate = (2 * difference * share).sum()
+        x = x * weights.repeat_interleave(x.shape[0] // weights.shape[0], dim=0)[:, None]
+    return x.mean(dim=(0, 2, 3))
+
+
+def _squared_gap(fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Return the sum of (fake - real)^2 for batch means [K], with the batch of all ranks.
+
+    Its gradient is that of the whole batch: the difference is averaged over ranks, and each rank's part flows
+    through its own cells.
+    """
+    difference = distributed.reduce_mean((fake - real).detach())
+    surrogate = (2 * difference * fake).sum()
     return surrogate - surrogate.detach() + difference.square().sum()

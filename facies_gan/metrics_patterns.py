@@ -174,27 +174,41 @@ def _patches(grid: np.ndarray, count: int, size: int, rng: np.random.Generator) 
 
 def copy_check(
     realisations: Grids,
-    reference: np.ndarray,
+    reference: Grids,
     rng: np.random.Generator,
     *,
     patches: int = 64,
     size: int = PATCH,
 ) -> CopyCheck:
-    """Return how verbatim realisations repeat the reference, beside patches of its one half in the other.
+    """Return how verbatim realisations repeat the reference, beside parts of it found in its other parts.
+
+    The parts are the two halves of a training image, or the sections of a set.
 
     Args:
         realisations: grids of at least `size` cells on both sides.
-        reference: the training image.
+        reference: the training image, or several sections.
         rng: chooses the patches.
         patches: number in all, for each of the two.
-        size: side of a patch; smaller for a reference whose half does not hold it.
+        size: side of a patch; smaller for a reference whose part does not hold it.
     """
-    grids = as_grids(realisations)
-    long_axis = int(reference.shape[1] >= reference.shape[0])
-    half_a, half_b = np.array_split(reference, 2, axis=long_axis)
-    size = min(size, *(min(g.shape) for g in [half_a, half_b, *grids]))
+    grids, parts = as_grids(realisations), as_grids(reference)
+    whole = parts
+    if len(parts) == 1:
+        long_axis = int(parts[0].shape[1] >= parts[0].shape[0])
+        parts = np.array_split(parts[0], 2, axis=long_axis)
+    size = min(size, *(min(g.shape) for g in [*parts, *grids]))
     each = -(-patches // len(grids))
-    ours = np.concatenate([best_match(_patches(g, each, size, rng), reference) for g in grids])
-    both = ((half_a, half_b), (half_b, half_a))
-    band = np.concatenate([best_match(_patches(a, -(-patches // 2), size, rng), b) for a, b in both])
+    ours = np.concatenate([_best_of(_patches(g, each, size, rng), whole) for g in grids])
+    each = -(-patches // len(parts))
+    band = np.concatenate(
+        [
+            _best_of(_patches(part, each, size, rng), [p for j, p in enumerate(parts) if j != i])
+            for i, part in enumerate(parts)
+        ]
+    )
     return CopyCheck(float(np.median(ours)), float(np.median(band)), float(np.percentile(band, 95)))
+
+
+def _best_of(patches: np.ndarray, references: Sequence[np.ndarray]) -> np.ndarray:
+    """Return each patch's best match in any of several grids, [n]."""
+    return np.max([best_match(patches, reference) for reference in references], axis=0)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from common.figures import new_figure, save
+from common.figure_style import house_look
+from common.figures import OURS, TRUTH, new_figure, save
 from facies_gan.images import write_png
 from facies_gan.metrics import classical_mds, pattern_distances, reference_crops
 from facies_gan.palette import Palette
@@ -15,19 +18,85 @@ from facies_gan.wells import WellSet
 
 MOST_COMPARED, MOST_IN_MDS = 6, 40
 GREY = (200, 200, 200)
+EDGE = "#D55E00"
+P, R = ParamSpec("P"), TypeVar("R")
 
 
-def draw_entropy(path: Path, entropy: np.ndarray, wells: WellSet) -> None:
-    """Draw the entropy in bits [H, W] with the data cells."""
-    figure, axes = new_figure(1, 1, panel=(5.0, 4.2))
-    ax = axes[0, 0]
-    image = ax.imshow(entropy, cmap="viridis", vmin=0, interpolation="nearest")
-    figure.colorbar(image, ax=ax, label="entropy (bits)")
-    ax.plot(wells.cols, wells.rows, "r.", markersize=2)
-    ax.set(xlabel="column (cells)", ylabel="row (cells)", title="what the data leave open")
+def in_house_look(draw: Callable[P, R]) -> Callable[P, R]:
+    """Return a drawing function whose texts have the house's look."""
+
+    @functools.wraps(draw)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        with house_look():
+            return draw(*args, **kwargs)
+
+    return wrapped
+
+
+def panel_size(shape: tuple[int, ...]) -> tuple[float, float]:
+    """Return the size of a panel in inches that suits a section's form."""
+    ratio = min(max(shape[0] / shape[1], 0.4), 1.6)
+    return 2.9, 2.6 * ratio + 0.3
+
+
+def _extent(shape: tuple[int, ...]) -> tuple[float, float, float, float]:
+    """Return the frame in which cells count from 1."""
+    return 0.5, shape[1] + 0.5, shape[0] + 0.5, 0.5
+
+
+def draw_grid(ax: Any, grid: np.ndarray, palette: Palette, title: str, wells: WellSet | None = None) -> None:
+    """Draw labels [H, W] in their colours, with the data marked."""
+    ax.imshow(palette.to_rgb(grid), interpolation="nearest", extent=_extent(grid.shape))
+    if wells is not None and len(wells):
+        mark_wells(ax, wells)
+    ax.set(title=title, xlabel="column (cells)", ylabel="row (cells)")
+
+
+def draw_map(
+    ax: Any, values: np.ndarray, title: str, label: str, colours: str, top: float, wells: WellSet
+) -> None:
+    """Draw a map [H, W] of 0 to `top` with its colour bar below, and the data."""
+    look: dict[str, Any] = {"interpolation": "nearest", "extent": _extent(values.shape)}
+    image = ax.imshow(values, cmap=colours, vmin=0, vmax=top, **look)
+    ax.figure.colorbar(image, ax=ax, label=label, location="bottom", fraction=0.05, pad=0.02)
+    mark_wells(ax, wells)
+    ax.set(title=title, xlabel="column (cells)", ylabel="row (cells)")
+
+
+def mark_wells(ax: Any, wells: WellSet, *, lines: bool = False) -> None:
+    """Mark single data by open circles, wells of many data by a triangle at their top (and a line)."""
+    if not len(wells):
+        return
+    sizes = np.bincount(wells.well_id)
+    single = sizes[wells.well_id] < 5
+    ax.scatter(
+        wells.cols[single] + 1,
+        wells.rows[single] + 1,
+        s=22,
+        facecolors="none",
+        edgecolors=EDGE,
+        linewidths=1.1,
+    )
+    for number in np.flatnonzero(sizes >= 5):
+        cols = wells.cols[wells.well_id == number] + 1
+        rows = wells.rows[wells.well_id == number] + 1
+        if lines:
+            ax.plot(cols, rows, color=EDGE, linewidth=0.6)
+        top = rows.argmin()
+        ax.plot(cols[top], rows[top] - 0.5, marker="v", color=EDGE, markersize=4, clip_on=False)
+
+
+@in_house_look
+def draw_entropy(path: Path, entropy: np.ndarray, wells: WellSet, num_classes: int) -> None:
+    """Draw the entropy in bits [H, W], 0 to that of equal chances, with the data cells."""
+    width, height = panel_size(entropy.shape)
+    figure, axes = new_figure(1, 1, panel=(1.6 * width, 1.6 * height + 0.4))
+    top = float(np.log2(num_classes))
+    draw_map(axes[0, 0], entropy, "what the data leave open", "entropy (bits)", "viridis", top, wells)
     save(figure, path)
 
 
+@in_house_look
 def draw_comparison(
     path: Path,
     reference: np.ndarray | None,
@@ -40,15 +109,11 @@ def draw_comparison(
     panels += [(f"realisation {i}", grid) for i, grid in enumerate(realisations[:MOST_COMPARED])]
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
-    figure, axes = new_figure(rows, columns, panel=(2.6, 2.6))
+    figure, axes = new_figure(rows, columns, panel=panel_size(realisations[0].shape))
     for ax in axes.reshape(-1)[len(panels) :]:
         ax.set_visible(False)
     for ax, (title, grid) in zip(axes.reshape(-1), panels, strict=False):
-        ax.imshow(palette.to_rgb(grid), interpolation="nearest")
-        if title != "reference" and len(wells):
-            edge = [tuple(c / 255 for c in palette.colors[label]) for label in wells.facies]
-            ax.scatter(wells.cols, wells.rows, s=7, c=edge, edgecolors="red", linewidths=0.4)
-        ax.set(title=title, xlabel="column (cells)", ylabel="row (cells)")
+        draw_grid(ax, grid, palette, title, None if title == "reference" else wells)
     save(figure, path)
 
 
@@ -59,6 +124,7 @@ def draw_well_mask(path: Path, size: tuple[int, int], palette: Palette, wells: W
     write_png(path, picture)
 
 
+@in_house_look
 def draw_mds(
     path: Path, references: Sequence[np.ndarray], realisations: Sequence[np.ndarray], classes: int
 ) -> bool:
@@ -77,13 +143,13 @@ def draw_mds(
     if len(real) + len(made) < 3:
         return False
     points = classical_mds(pattern_distances([*real, *made], classes))
-    figure, axes = new_figure(1, 1, panel=(5.0, 4.2))
+    figure, axes = new_figure(1, 1, panel=(5.0, 4.0))
     ax = axes[0, 0]
-    ax.scatter(*points[: len(real)].T, marker="s", label="reference")
-    ax.scatter(*points[len(real) :].T, marker="o", label="realisations")
-    ax.set(
-        xlabel="pattern distance (bits)", ylabel="pattern distance (bits)", title="multi-dimensional scaling"
-    )
+    ax.scatter(*points[: len(real)].T, marker="s", color=TRUTH, label="reference")
+    ax.scatter(*points[len(real) :].T, marker="o", color=OURS, label="realisations")
+    axis = "pattern distance (bits)"
+    ax.set(xlabel=axis, ylabel=axis, title="who resembles whom")
+    ax.grid()
     ax.legend()
     save(figure, path)
     return True

@@ -15,8 +15,9 @@ def paper() -> TrainingOptions:
 def quick() -> TrainingOptions:
     """Return a training for a laptop CPU.
 
-    Half of the time belongs to the first group, whole images of up to 32 px: the coarse scales decide whether
-    bodies connect. The finer groups see windows, which cost less and are enough for shapes.
+    Most iterations belong to the first group, whole images of up to 32 px: the coarse scales decide whether
+    bodies connect. The finer groups see one window an iteration, which is enough for shapes: many small
+    updates teach more than few large ones. The variogram term holds the contrast of the coarse scales.
     """
     return TrainingOptions(
         min_size=16,
@@ -27,12 +28,15 @@ def quick() -> TrainingOptions:
         feature_growth=0,
         generator_steps=1,
         discriminator_steps=1,
-        num_iter=340,
-        coarse_iter_factor=5.0,
+        num_iter=400,
+        coarse_iter_factor=6.25,
+        group_iter_factor=(1.0, 2.25, 1.0),
         num_diversity_samples=2,
+        lambda_diversity=0.5,
+        lambda_variogram=20.0,
         lr_schedule="linear",
         num_train_pyramids=64,
-        group_batch_size=(1, 4, 2),
+        group_batch_size=(1, 1, 1),
         group_diversity_samples=(2, 2, 1),
         group_crop_size=(128, 64, 128),
     )
@@ -41,7 +45,7 @@ def quick() -> TrainingOptions:
 def demo() -> TrainingOptions:
     """Return the training of `make demo`: about 90 seconds on two cores."""
     return replace(
-        quick(), max_size=128, stop_scale=3, num_iter=120, group_crop_size=(128, 64), group_batch_size=(1, 2)
+        quick(), max_size=128, stop_scale=3, num_iter=100, group_crop_size=(128, 64), group_batch_size=(1, 1)
     )
 
 
@@ -49,7 +53,7 @@ def smoke() -> TrainingOptions:
     """Return a run of seconds, for tests."""
     return replace(
         quick(), max_size=64, stop_scale=2, num_iter=2, coarse_iter_factor=1.0, batch_size=2,
-        group_batch_size=(),
+        group_iter_factor=(), group_batch_size=(),
     )  # fmt: skip
 
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.cli import option
-from fault_seg.model import HEADS, NETWORKS
+from fault_seg.model import HEADS, KINDS, NETWORKS
 from fault_seg.synthetic import PRESETS as DATA_PRESETS
-from fault_seg.volumes import FORMATS, require_format
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ DATA_SET_PRESETS = {
 class TrainConfig:
     """A training of one network."""
 
-    task: str = option("infer", "infer: image to volumes", choices=("infer",))
+    task: str = option("infer", "infer: image to volumes; refine: volumes to better ones", choices=KINDS)
     network: str = option("hr", "layout of the network", choices=NETWORKS)
     data: Path = option(Path("data/fault"), "folder of make_data, unless the four folders are named")
     dir_data_train: str = option("", "training inputs; none = data_train in --data")
@@ -64,6 +63,7 @@ class TrainConfig:
     epochs: int = option(100, "passes over the training samples")
     steps: int = option(0, "optimizer steps, instead of epochs when above 0")
     batch_train: int = option(4, "crops a process and update", aliases=("batch_size",))
+    batch_valid: int = option(1, "held-out cubes in one forward pass")
     accumulate: int = option(1, "batches a step, one after another")
     n1: int = option(0, "samples a trace (z); 0 = from dataset.json or the file size", unit="voxels")
     n2: int = option(0, "crosslines (y)", unit="voxels")
@@ -90,10 +90,27 @@ class TrainConfig:
     w_orient: float = option(0.3, "weight of the fault-normal loss")
     w_dhr: float = option(0.2, "weight of the image loss")
     w_rgt: float = option(0.5, "weight of the geological-time loss")
+    rgt_residual: str = option(
+        "auto",
+        "time correction of the network: on, off, or auto: kept when it lowers the held-out error",
+        choices=("auto", "on", "off"),
+    )
     init: str = option("", "start from the weights of this model")
+    freeze: str = option("", "what --init brought and is not changed", choices=("", "trunk"))
+    init_infer: str = option("", "with --task refine: half of the inputs are this model's outputs")
+    second_pass: float = option(0.3, "with --task refine: share of steps on the network's own output")
+    input: str = option("", "survey with sparse labels, to fine-tune on")
+    labels: str = option("", "its labels: volume of -1, 0, 1, or CSV of fault sticks")
+    labelled_inlines: tuple[int, ...] = option((), "inlines that are labelled throughout")
+    replay: float = option(0.5, "share of synthetic samples in fine-tuning on --labels")
+    check: str = option("", "score this checkpoint on the validation samples, write predictions, and stop")
+    nodes: int = option(1, "machines; more than one needs torchrun")
+    gpus_per_node: int = option(1, "processes a machine; more than one needs torchrun", aliases=("gpus",))
 
     def __post_init__(self) -> None:
         """Check what one field or two can say."""
+        self._check_task()
+        self._check_labels()
         if not self.heads:
             raise ValueError("--rgt --dhr --fault are all off: nothing to train")
         if len(self.crop) not in (1, 3) or any(c % 16 or c < 0 for c in self.crop):
@@ -103,11 +120,38 @@ class TrainConfig:
             raise ValueError("--crop 16 --batch_train 1: one voxel is left at the coarsest grid; raise one")
         if self.loss == "published" and self.network != "mtl":
             raise ValueError("--loss published: works with --network mtl only")
-        for name in ("batch_train", "accumulate", "samples_per_epoch"):
+        for name in (
+            *("batch_train", "batch_valid", "accumulate", "samples_per_epoch"),
+            *("nodes", "gpus_per_node"),
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} {getattr(self, name)}: expected 1 or more")
         if self.epochs < 1 and self.steps < 1:
             raise ValueError("--epochs and --steps are both below 1: nothing to do")
+
+    def _check_task(self) -> None:
+        if self.task == "infer" and self.init_infer:
+            raise ValueError("--init_infer: needs --task refine; leave it out, or use --init")
+        if self.task == "refine" and self.network == "unet":
+            raise ValueError("--task refine: unet finds faults only; use --network hr or mtl")
+        if self.task == "refine" and self.heads != HEADS:
+            raise ValueError("--task refine: needs all of --rgt --dhr --fault")
+        if not 0 <= self.second_pass <= 1:
+            raise ValueError(f"--second_pass {self.second_pass}: expected a share, 0 to 1")
+
+    def _check_labels(self) -> None:
+        if bool(self.input) != bool(self.labels):
+            raise ValueError("--input and --labels: one without the other; name the survey and its labels")
+        if self.labelled_inlines and not self.labels:
+            raise ValueError("--labelled_inlines: needs --input and --labels")
+        if self.labels and (self.task != "infer" or not self.fault):
+            raise ValueError("--labels: they are of faults; use --task infer with --fault")
+        if self.labels and not self.crop_shape:
+            raise ValueError("--labels with --crop 0: crops are taken around labels; give their size")
+        if not 0 <= self.replay < 1:
+            raise ValueError(f"--replay {self.replay}: expected a share from 0 and below 1")
+        if self.freeze and not self.init:
+            raise ValueError(f"--freeze {self.freeze}: needs --init; random weights would stay as they are")
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -169,68 +213,3 @@ def mtl() -> TrainConfig:
 
 
 TRAIN_PRESETS = {"smoke": smoke, "demo": demo, "standard": standard, "large": large, "mtl": mtl}
-
-
-@dataclass(frozen=True)
-class InferConfig:
-    """One volume in, five volumes out."""
-
-    input: str = option("", "SEG-Y, npy, HDF5, MetaImage or VTI file, or raw float32 with --n1 --n2 --n3")
-    model: str = option("", "checkpoint or exported weights; none = the shipped weights")
-    output: str = option("", "prefix of the output files; none = the input's name")
-    n1: int = option(0, "samples a trace (z), for raw input", unit="voxels")
-    n2: int = option(0, "crosslines (y), for raw input", unit="voxels")
-    n3: int = option(0, "inlines (x), for raw input", unit="voxels")
-    format: tuple[str, ...] = option(("auto",), f"of the output: auto (as the input), {', '.join(FORMATS)}")
-    rgt: bool = option(True, "write relative geological time")
-    fault: bool = option(True, "write fault probability, dip and strike")
-    dhr: bool = option(True, "write the denoised image")
-    block: int = option(128, "edge of a tile", unit="voxels")
-    overlap: str = option("32", "overlap of blended tiles in voxels, or exact: equal to the whole volume")
-    max_memory: float = option(4.0, "bound on the memory for data", unit="GiB")
-    threshold: float = option(0.5, "probability from which a voxel counts as fault")
-    angle_units: str = option(
-        "auto", "degrees, over180, or auto: over180 for raw", choices=("auto", "degrees", "over180")
-    )
-    angle_fill: str = option("auto", "angle below the threshold", choices=("auto", "nan", "zero"))
-    iline: int = option(189, "SEG-Y trace header byte of the inline number")
-    xline: int = option(193, "SEG-Y trace header byte of the crossline number")
-    endian: str = option("auto", "byte order of SEG-Y and raw input", choices=("auto", "big", "little"))
-    layout: str = option("zyx", "axis order of npy and HDF5 input", choices=("zyx", "ixz"))
-    polarity: int = option(1, "sign of the input", choices=(1, -1))
-    monotone_rgt: bool = option(True, "make geological time increase down every trace")
-    allow_nan: bool = option(False, "treat NaN samples as missing")
-    figures: bool = option(True, "draw sections")
-
-    def __post_init__(self) -> None:
-        """Check what the flags alone can say."""
-        if not self.input:
-            raise ValueError("--input: missing; name a seismic volume")
-        if self.overlap != "exact" and not self.overlap.isdigit():
-            raise ValueError(f"--overlap {self.overlap}: expected voxels or exact")
-        if not 0 < self.threshold < 1:
-            raise ValueError(f"--threshold {self.threshold}: expected between 0 and 1")
-        if self.block < 16 or self.max_memory <= 0:
-            raise ValueError("--block must be 16 or more and --max_memory above 0")
-        for name in self.formats:
-            if name != "auto":
-                require_format(name)
-
-    @property
-    def formats(self) -> tuple[str, ...]:
-        """The output formats: `--format npy segy` and `--format npy,segy` mean the same."""
-        return tuple(name for part in self.format for name in part.split(",") if name)
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """A model beside its baselines on held-out cubes."""
-
-    model: str = option("", "checkpoint or exported weights; none = the shipped weights")
-    data: Path = option(
-        Path("data/fault"), "folder of make_data: data_valid, target_valid and the training pair"
-    )
-    baselines: tuple[str, ...] = option(("coherence",), "to compare with", choices=("coherence",))
-    nvalid: int = option(0, "held-out cubes used; 0 = all")
-    ntune: int = option(8, "training cubes on which the baselines' thresholds are tuned")
-    figures: bool = option(True, "draw the curves and a gallery")

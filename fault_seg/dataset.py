@@ -1,11 +1,14 @@
 """Training samples: folders of volume pairs, or cubes made on the fly; crops, augmentation, solved time.
 
-An item is a dict of float32 tensors [1, Z, Y, X]: image, and what the heads need of fsem, fdip, fstrike, dhr,
-rgt, tau (solved geological time in voxels); and "source", a string that names where it came from.
+An item is a dict of float32 tensors [1, Z, Y, X]: image, and what the heads need of fsem, fdip, fstrike,
+dhr, rgt, tau (solved geological time in voxels); and "source", a string that names where it came from. Items
+for a refining network hold a first estimate as well (see `fault_seg.first_estimates`); their tau is its time,
+and an image is there only when asked for, with "solved_tau", the time solved from the clean image.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Iterable
@@ -21,8 +24,10 @@ from common.noise import numpy_stream
 from common.normalization import ClippedZScore
 from common.sampling import Draw
 from fault_seg.augment import augment, crop, disturb
+from fault_seg.first_estimates import PREFIX, time_in_voxels
 from fault_seg.geotime import solve_geological_time
-from fault_seg.synthetic import GeneratorConfig, make_sample
+from fault_seg.model import REFINE_INPUTS
+from fault_seg.synthetic import GeneratorConfig, degrade, make_sample
 from fault_seg.volumes import open_volume, read_volume
 
 Shape = tuple[int, int, int]
@@ -50,29 +55,92 @@ class _Volumes(Dataset[dict[str, Any]]):
     """What both kinds of samples share: from whole volumes to an item."""
 
     def __init__(
-        self, heads: tuple[str, ...], seed: int, crop_shape: Shape | None, augmented: bool, disturbed: bool
+        self,
+        heads: tuple[str, ...],
+        seed: int,
+        crop_shape: Shape | None,
+        augmented: bool,
+        disturbed: bool,
+        kind: str = "infer",
+        with_image: bool = True,
     ) -> None:
         self.heads = heads
         self.seed = seed
         self.crop_shape = crop_shape
         self.augmented = augmented
         self.disturbed = disturbed
+        self.refines = kind == "refine"
+        self.with_image = with_image or not self.refines
 
-    def _item(self, volumes: dict[str, np.ndarray], position: int, source: str) -> dict[str, Any]:
+    def _item(
+        self,
+        volumes: dict[str, np.ndarray],
+        position: int,
+        source: str,
+        first: dict[str, np.ndarray] | None = None,
+    ) -> dict[str, Any]:
         rng = numpy_stream(self.seed, "crop and augment", position)
+        shown = volumes if self.with_image else {**volumes, "image": volumes["dhr"]}
         if self.crop_shape is not None:
-            full = volumes["image"].shape
+            full = shown["image"].shape
             origin = [int(rng.integers(0, n - c + 1)) for n, c in zip(full, self.crop_shape, strict=True)]
-            volumes = crop(volumes, (origin[0], origin[1], origin[2]), self.crop_shape)
+            box = (origin[0], origin[1], origin[2]), self.crop_shape
+            shown, first = crop(shown, *box), _cropped_estimate(first, *box)
+            if first and "tau" in shown:
+                shown["tau"] = shown["tau"] - np.float32(origin[0])
         if self.augmented:
-            volumes = augment(volumes, rng)
-        if self.disturbed:
-            volumes = {**volumes, "image": disturb(volumes["image"], rng)}
-        volumes = {**volumes, "image": np.clip(volumes["image"], -CLIP_STD, CLIP_STD)}
+            same = copy.deepcopy(rng)
+            shown = augment(shown, rng)
+            if first:
+                first = augment({**first, "image": first["dhr"]}, same)
+                del first["image"]
+        if self.disturbed and self.with_image:
+            shown = {**shown, "image": disturb(shown["image"], rng)}
+        shown = {**shown, "image": np.clip(shown["image"], -CLIP_STD, CLIP_STD)}
+        if first:
+            shown = _with_estimate(shown, first, with_image=self.with_image)
         tensors = {
-            n: torch.from_numpy(np.ascontiguousarray(v, dtype=np.float32)[None]) for n, v in volumes.items()
+            n: torch.from_numpy(np.ascontiguousarray(v, dtype=np.float32)[None]) for n, v in shown.items()
         }
+        if first and self.with_image:  # every other sample of an inference, see `FaultTask.estimated`
+            tensors["use_inference"] = torch.tensor(position % 2)
         return {**tensors, "source": source}
+
+
+def _cropped_estimate(
+    first: dict[str, np.ndarray] | None, origin: Shape, shape: Shape
+) -> dict[str, np.ndarray] | None:
+    """Return the box of an estimate; its time in voxels counts from the top of the box."""
+    if first is None:
+        return None
+    cut = crop(first, origin, shape)
+    return {**cut, "tau": cut["tau"] - np.float32(origin[0])}
+
+
+def _with_estimate(
+    volumes: dict[str, np.ndarray], first: dict[str, np.ndarray], *, with_image: bool
+) -> dict[str, np.ndarray]:
+    """Return the volumes of an item for a refining network."""
+    named = {n: v for n, v in volumes.items() if n not in ("image", "tau")}
+    named |= {f"{PREFIX}{n}": v for n, v in first.items()}
+    named["tau"] = first["tau"]
+    if with_image:
+        named |= {"image": volumes["image"], "solved_tau": volumes["tau"]}
+    return named
+
+
+def first_estimate(volumes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return an estimate from rgt, dhr, fsem, fdip and fstrike of one whole cube, as files hold them."""
+    fsem = np.clip(volumes["fsem"], 0, 1)
+    gate = np.where(fsem > 0, fsem, 1).astype(np.float32)
+    return {
+        "rgt": volumes["rgt"],
+        "tau": time_in_voxels(volumes["rgt"], fsem),
+        "dhr": normalise_image(volumes["dhr"]),
+        "fsem": fsem,
+        "fdip": np.clip(volumes["fdip"] / gate, 0, 1),
+        "fstrike": np.clip(volumes["fstrike"] / gate, 0, 1),
+    }
 
 
 class SyntheticVolumes(_Volumes):
@@ -86,6 +154,8 @@ class SyntheticVolumes(_Volumes):
         crop_shape: (z, y, x) of a random crop; None = whole cubes.
         augmented: turn, flip and change the polarity.
         disturbed: change gain, band and noise of the image.
+        kind: of the network: refine adds degraded volumes as first estimates.
+        with_image: whether items for refine hold the image.
     """
 
     def __init__(
@@ -98,8 +168,10 @@ class SyntheticVolumes(_Volumes):
         crop_shape: Shape | None = None,
         augmented: bool = False,
         disturbed: bool = False,
+        kind: str = "infer",
+        with_image: bool = True,
     ) -> None:
-        super().__init__(heads, seed, crop_shape, augmented, disturbed)
+        super().__init__(heads, seed, crop_shape, augmented, disturbed, kind, with_image)
         self.generator = generator
         self.num_samples = num_samples
 
@@ -108,11 +180,14 @@ class SyntheticVolumes(_Volumes):
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         sample = make_sample(self.seed, draw.position, self.generator)
-        volumes = {"image": normalise_image(sample.image)}
+        volumes = {"image": normalise_image(sample.image)} if self.with_image else {}
         volumes |= {name: getattr(sample, name) for name in targets_of(self.heads)}
-        if "rgt" in self.heads:
+        if "rgt" in self.heads and self.with_image:
             volumes["tau"] = solved_time(sample.dhr, sample.fsem)
-        return self._item(volumes, draw.position, f"synthetic sample {draw.position}")
+        first = None
+        if self.refines:
+            first = first_estimate(degrade(sample, self.seed, draw.position, self.generator.fault_width))
+        return self._item(volumes, draw.position, f"synthetic sample {draw.position}", first)
 
 
 class VolumePairs(_Volumes):
@@ -129,6 +204,8 @@ class VolumePairs(_Volumes):
         disturbed: change gain, band and noise of the image.
         limit: use samples 0..limit-1; 0 = all.
         solved: items hold tau where the heads have rgt.
+        kind: of the network: for refine the data folder holds first estimates, `{i}_fsem.bin` and so on.
+        with_image: whether items for refine hold the image.
 
     Raises:
         UserError: the limit is negative, or nothing tells the sizes.
@@ -148,20 +225,27 @@ class VolumePairs(_Volumes):
         disturbed: bool = False,
         limit: int = 0,
         solved: bool = True,
+        kind: str = "infer",
+        with_image: bool = True,
     ) -> None:
-        super().__init__(heads, seed, crop_shape, augmented, disturbed)
+        super().__init__(heads, seed, crop_shape, augmented, disturbed, kind, with_image)
         if limit < 0:
             raise UserError(f"{data_dir}: {limit} samples asked for; expected 0 (all) or more")
         self.data_dir, self.target_dir = Path(data_dir), Path(target_dir)
-        self.images = find_images(self.data_dir)
+        self.images = find_images(self.data_dir, "" if self.with_image else "_fsem")
         if limit > len(self.images):
             raise DataError(
                 f"{data_dir}: {len(self.images)} samples found, {limit} asked for; lower the number"
             )
         self.images = self.images[: limit or None]
         self.shape = find_shape(self.data_dir, self.images[0], shape)
+        numbers = range(len(self.images))
         self.targets = {
-            name: [self._target(path, name) for path in self.images] for name in targets_of(heads)
+            name: [_partner(self.target_dir, i, name) for i in numbers] for name in targets_of(heads)
+        }
+        self.estimates = {
+            name: [_partner(self.data_dir, i, name) for i in numbers]
+            for name in (REFINE_INPUTS if self.refines else ())
         }
         if crop_shape is not None and any(c > n for c, n in zip(crop_shape, self.shape, strict=True)):
             raise DataError(
@@ -169,16 +253,6 @@ class VolumePairs(_Volumes):
             )
         self._solved = solved
         self._tau: dict[int, np.ndarray] = {}
-
-    def _target(self, image: Path, name: str) -> Path:
-        for suffix in (".bin", ".npy"):
-            path = self.target_dir / f"{image.stem}_{name}{suffix}"
-            if path.is_file():
-                return path
-        raise DataError(
-            f"{self.target_dir}: no {image.stem}_{name}.bin or .npy, the partner of {image}; "
-            "add it, or switch its head off"
-        )
 
     def check(self) -> None:
         """Read every file once: sizes, finite values, a signal in the image, labels in {-1, 0, 1}.
@@ -189,7 +263,11 @@ class VolumePairs(_Volumes):
         for index, path in enumerate(self.images):
             image = read_volume(path, self.shape)
             _require(path, image, np.isfinite(image), "a finite value")
-            _normalised(path, image)
+            if self.with_image:
+                _normalised(path, image)
+            for paths in self.estimates.values():
+                values = read_volume(paths[index], self.shape)
+                _require(paths[index], values, np.isfinite(values), "a finite value")
             for name, paths in self.targets.items():
                 target = read_volume(paths[index], self.shape)
                 _require(paths[index], target, np.isfinite(target), "a finite value")
@@ -202,11 +280,17 @@ class VolumePairs(_Volumes):
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         index = draw.index
         path = self.images[index]
-        volumes = {"image": _normalised(path, read_volume(path, self.shape))}
+        volumes = {}
+        if self.with_image:
+            volumes["image"] = _normalised(path, read_volume(path, self.shape))
         volumes |= {name: read_volume(paths[index], self.shape) for name, paths in self.targets.items()}
-        if self._solved and "rgt" in self.heads:
+        if self._solved and "rgt" in self.heads and self.with_image:
             volumes["tau"] = self._tau_of(index, volumes)
-        return self._item(volumes, draw.position, str(path))
+        first = None
+        if self.refines:
+            first = {name: read_volume(paths[index], self.shape) for name, paths in self.estimates.items()}
+            first = first_estimate(first)
+        return self._item(volumes, draw.position, str(path), first)
 
     def _tau_of(self, index: int, volumes: dict[str, np.ndarray]) -> np.ndarray:
         """Return the solved time of a sample; it is kept while there is room."""
@@ -225,8 +309,19 @@ def _normalised(path: Path, image: np.ndarray) -> np.ndarray:
         raise DataError(f"{path}: no signal ({error})") from error
 
 
-def find_images(folder: Path) -> list[Path]:
-    """Return the images 0, 1, 2 ... of a data folder.
+def _partner(folder: Path, number: int, name: str) -> Path:
+    """Return the volume `name` of sample `number` in a folder."""
+    for suffix in (".bin", ".npy"):
+        path = folder / f"{number}_{name}{suffix}"
+        if path.is_file():
+            return path
+    raise DataError(
+        f"{folder}: no {number}_{name}.bin or .npy for sample {number}; add it, or switch its head off"
+    )
+
+
+def find_images(folder: Path, ending: str = "") -> list[Path]:
+    """Return the images 0, 1, 2 ... of a data folder, or the volumes 0_fsem ... with the ending "_fsem".
 
     Raises:
         DataError: the folder is missing or empty, a number is missing between others or there twice.
@@ -234,15 +329,19 @@ def find_images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; run make_data.py, or train with --synthetic")
     found: dict[int, Path] = {}
-    for path in sorted(p for p in folder.iterdir() if re.fullmatch(r"[0-9]+\.(bin|npy)", p.name)):
-        if found.setdefault(int(path.stem), path) != path:
-            raise DataError(f"{path}: the same sample as {found[int(path.stem)].name}; remove one of them")
+    named = re.compile(rf"([0-9]+){ending}\.(bin|npy)")
+    for path in sorted(folder.iterdir()):
+        match = named.fullmatch(path.name)
+        if match and found.setdefault(int(match[1]), path) != path:
+            raise DataError(f"{path}: the same sample as {found[int(match[1])].name}; remove one of them")
     if not found:
-        raise DataError(f"{folder}: holds no 0.bin or 0.npy; run make_data.py, or train with --synthetic")
+        raise DataError(
+            f"{folder}: holds no 0{ending}.bin or .npy; run make_data.py, or train with --synthetic"
+        )
     missing = next((i for i in range(len(found)) if i not in found), None)
     if missing is not None:
         raise DataError(
-            f"{folder}: {missing}.bin is missing, the numbers go up to {max(found)}; fill the gap"
+            f"{folder}: {missing}{ending}.bin is missing, the numbers go up to {max(found)}; fill the gap"
         )
     return [found[i] for i in range(len(found))]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common import distributed, figures
+from common import distributed
 from common.device import peak_memory_bytes
 from common.errors import UserError
 from common.files import require_writable, write_json, write_text
@@ -20,33 +20,40 @@ from common.report import Row, markdown_table, save_rows
 from common.run import MachineOptions, describe_run, machine
 from common.sampling import Draw
 from fault_seg import baselines
-from fault_seg.config import EvaluateConfig
+from fault_seg.config_infer import EvaluateConfig
 from fault_seg.dataset import VolumePairs, find_images
+from fault_seg.evaluate_figures import draw_evaluation
+from fault_seg.evaluate_refine import evaluate_refine
 from fault_seg.infer import load, predict
+from fault_seg.labels import open_labelled
 from fault_seg.maps import Model
 from fault_seg.metrics import mean_scores, score_cube, score_set, tune_threshold
 from fault_seg.model import build_network, parameter_count
+from fault_seg.robustness import robustness, robustness_table
+from fault_seg.unet_baseline import train_baseline
 
 HEADLINE = 0.5  # probability of the headline figures
-# measure of the score table -> (what to call it, unit, which is better, baseline that it is compared with)
-MEASURES: dict[str, tuple[str, str, str, str]] = {
-    "ap": ("fault average precision", "-", "higher", "coherence"),
-    "iou": ("fault IoU, tuned threshold", "-", "higher", "coherence"),
-    "tol_iou": ("fault Tol-IoU@2, tuned threshold", "-", "higher", "coherence"),
-    "angle_median_deg": ("fault normal, median error", "degrees", "lower", "constant"),
-    "rgt_mae": ("geological time MAE", "0..1", "lower", "flat"),
-    "horizon_median_samples": ("horizon error, median", "samples", "lower", "flat"),
-    "dhr_psnr_db": ("denoised image PSNR", "dB", "higher", "input"),
+LEARNED = ("coherence", "unet")
+# measure of the score table -> (what to call it, unit, which is better, baselines that it is compared with)
+MEASURES: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
+    "ap": ("fault average precision", "-", "higher", LEARNED),
+    "iou": ("fault IoU, tuned threshold", "-", "higher", LEARNED),
+    "tol_iou": ("fault Tol-IoU@2, tuned threshold", "-", "higher", LEARNED),
+    "angle_median_deg": ("fault normal, median error", "degrees", "lower", ("constant",)),
+    "rgt_mae": ("geological time MAE", "0..1", "lower", ("flat",)),
+    "horizon_median_samples": ("horizon error, median", "samples", "lower", ("flat",)),
+    "dhr_psnr_db": ("denoised image PSNR", "dB", "higher", ("input",)),
 }
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One method on the held-out cubes: its mean scores and the threshold they were taken at."""
+    """One method on the held-out cubes: its mean scores, the threshold they were taken at, probabilities."""
 
     scores: Mapping[str, float]
     threshold: float
     cubes: Sequence[Mapping[str, float]]
+    probability: Sequence[np.ndarray] = ()
 
 
 def held_out(
@@ -76,6 +83,11 @@ def evaluate(config: EvaluateConfig, options: MachineOptions, out: Path) -> list
     require_writable(out)
     with machine(options) as device:
         model = load(config.model, device, precision=options.precision)
+        if model.kind == "refine":
+            return evaluate_refine(config, model, options, out)
+        model.turns = config.tta
+        if config.labels:
+            return evaluate_survey(config, model, options, out)
         truth = held_out(config, "valid", model.heads, config.nvalid)
         if config.ntune < 1:
             raise UserError(f"--ntune {config.ntune}: expected 1 or more training cubes to tune thresholds")
@@ -90,7 +102,8 @@ def evaluate(config: EvaluateConfig, options: MachineOptions, out: Path) -> list
         found = [predict(model, cube["image"]) for cube in truth]
         seconds = time.process_time() - started
         entries = {"ours": _entry(found, truth, [predict(model, cube["image"]) for cube in tuning], tuning)}
-        entries |= _baselines(config, truth, tuning)
+        entries |= _baselines(config, model, truth, tuning)
+        more = _robustness(config, model, entries["ours"].threshold, options.seed)
         headline = score_set(found, truth, HEADLINE)
         rows = _rows(entries, model, seconds / len(truth), config)
         if distributed.is_main():
@@ -101,17 +114,19 @@ def evaluate(config: EvaluateConfig, options: MachineOptions, out: Path) -> list
                 "cpu_seconds_a_cube": seconds / len(truth),
                 "peak_memory_bytes": peak_memory_bytes(device),
                 "headline_at_0.5": headline,
+                "robustness": more,
                 "methods": {
                     name: {"threshold": e.threshold, "mean": e.scores, "cubes": e.cubes}
                     for name, e in entries.items()
                 },
             }
             write_json(out / "evaluation.json", document)
-            write_text(out / "evaluation.md", markdown_table(rows))
+            text = markdown_table(rows) + ("\n" + robustness_table(more) if more else "")
+            write_text(out / "evaluation.md", text)
             save_rows(out / "results.json", rows)
-            if config.figures:
-                _draw(out / "figures", truth, found, entries, config)
-            get_logger().info("\n" + markdown_table(rows))
+            if config.figures and "fsem" in found[0]:
+                _draw(out / "figures", truth, found, entries, model)
+            get_logger().info("\n" + text)
         return rows
 
 
@@ -126,21 +141,22 @@ def _entry(
     if "fsem" in found[0]:
         threshold = tune_threshold([f["fsem"] for f in tuned_on], [t["fsem"] for t in tuning])
     cubes = [score_cube(f, t, threshold) for f, t in zip(found, truth, strict=True)]
-    return Entry(mean_scores(cubes), threshold, cubes)
+    return Entry(mean_scores(cubes), threshold, cubes, [f["fsem"] for f in found if "fsem" in f])
 
 
 def _baselines(
-    config: EvaluateConfig, truth: list[dict[str, np.ndarray]], tuning: list[dict[str, np.ndarray]]
+    config: EvaluateConfig,
+    model: Model,
+    truth: list[dict[str, np.ndarray]],
+    tuning: list[dict[str, np.ndarray]],
 ) -> dict[str, Entry]:
     """Return the named baselines, each with only the volumes that it makes."""
     entries = {}
     shape = truth[0]["image"].shape
-    if "coherence" in config.baselines and "fsem" in truth[0]:
-        found, tuned = (
-            [{"fsem": baselines.coherence_faults(cube["image"])} for cube in cubes]
-            for cubes in (truth, tuning)
-        )
-        entries["coherence"] = _entry(found, truth, tuned, tuning)
+    if "fsem" in truth[0]:
+        entries = {name: _entry(*made) for name, made in _fault_baselines(config, model, truth, tuning)}
+        for name, mask in (("empty", baselines.always_empty), ("all", baselines.always_fault)):
+            entries[name] = _plain([{"fsem": mask(shape)} for _ in truth], truth)
     if "fdip" in truth[0]:
         fdips, fstrikes, fsems = (
             np.stack([cube[name] for cube in tuning]) for name in ("fdip", "fstrike", "fsem")
@@ -155,23 +171,63 @@ def _baselines(
     return entries
 
 
-def _plain(found: list[dict[str, np.ndarray]], truth: list[dict[str, np.ndarray]]) -> Entry:
-    cubes = [score_cube(f, t, HEADLINE) for f, t in zip(found, truth, strict=True)]
-    return Entry(mean_scores(cubes), HEADLINE, cubes)
+def _fault_baselines(
+    config: EvaluateConfig,
+    model: Model,
+    truth: list[dict[str, np.ndarray]],
+    tuning: list[dict[str, np.ndarray]],
+) -> Iterator[tuple[str, tuple[list[dict[str, np.ndarray]], ...]]]:
+    """Yield the name and the arguments of `_entry` of coherence and of a unet trained here."""
+    methods: dict[str, Callable[[np.ndarray], dict[str, np.ndarray]]] = {}
+    if "coherence" in config.chosen_baselines:
+        methods["coherence"] = lambda image: {"fsem": baselines.coherence_faults(image)}
+    if "unet" in config.chosen_baselines:
+        unet = train_baseline(config.data, config.baseline_seconds, model.device, model.precision)
+        methods["unet"] = lambda image: predict(unet, image)
+    for name, method in methods.items():
+        found, tuned = ([method(cube["image"]) for cube in cubes] for cubes in (truth, tuning))
+        yield name, (found, truth, tuned, tuning)
 
 
-def _rows(entries: Mapping[str, Entry], model: Model, seconds: float, config: EvaluateConfig) -> list[Row]:
-    command = f"python scripts/fault_seg/evaluate.py --model {model.path} --data {config.data}"
-    with torch.device("meta"):  # the loaded network has its norms folded into the convolutions
-        count = parameter_count(build_network(model.layout, model.kind, model.heads))
-    rows = []
-    for key, (name, unit, better, baseline) in MEASURES.items():
-        value = entries["ours"].scores.get(key)
-        other = entries[baseline].scores.get(key) if baseline in entries else None
-        if value is None or not np.isfinite(value):
-            continue
-        compared = {} if other is None or not np.isfinite(other) else {baseline: other}
-        rows.append(Row("fault_seg", name, unit, better, value, compared, seconds, count, command))
+def _robustness(config: EvaluateConfig, model: Model, threshold: float, seed: int) -> list[dict[str, Any]]:
+    if not config.robustness:
+        return []
+    return robustness(model, config.robustness_presets, config.robustness, threshold, seed)
+
+
+def evaluate_survey(config: EvaluateConfig, model: Model, options: MachineOptions, out: Path) -> list[Row]:
+    """Score the faults of a survey on its labelled voxels, held in memory, beside coherence.
+
+    The threshold is the model's own: there are no other labels to tune it on.
+
+    Raises:
+        DataError: survey and labels do not fit each other.
+    """
+    if "fault" not in model.heads:
+        raise UserError(f"{model.path}: has no fault head, --labels are of faults; use another model")
+    image, labels = open_labelled(
+        config.input, config.labels, config.labelled_inlines, (0, 0, 0), options.seed
+    )
+    get_logger().info(
+        f"{config.input}: {(labels >= 0).sum()} labelled voxels, {(labels > 0).sum()} on faults"
+    )
+    if options.dry_run:
+        return []
+    truth = {"image": image, "fsem": labels.astype(np.float32)}
+    began = time.process_time()
+    found = [{"fsem": predict(model, image)["fsem"]}]
+    seconds = time.process_time() - began
+    entries = {"ours": _plain(found, [truth], model.threshold)}
+    if "coherence" in config.chosen_baselines:
+        likely = baselines.coherence_faults(image)
+        entries["coherence"] = _plain([{"fsem": likely}], [truth], HEADLINE)
+    rows = _rows(entries, model, seconds, config, f"--input {config.input} --labels {config.labels}")
+    scores = {name: {"threshold": e.threshold, "scores": e.scores} for name, e in entries.items()}
+    run = describe_run("fault_seg", options.seed)
+    write_json(out / "evaluation.json", {"run": run, "model": str(model.path), "methods": scores})
+    write_text(out / "evaluation.md", markdown_table(rows))
+    save_rows(out / "results.json", rows)
+    get_logger().info("\n" + markdown_table(rows))
     return rows
 
 
@@ -180,75 +236,36 @@ def _draw(
     truth: list[dict[str, np.ndarray]],
     found: list[dict[str, np.ndarray]],
     entries: Mapping[str, Entry],
-    config: EvaluateConfig,
+    model: Model,
 ) -> None:
-    """Draw the precision-recall curve, and truth, prediction and coherence on a slice and an inline."""
-    if "fsem" not in found[0]:
-        return
+    """Draw the curves and the gallery of ours beside the baselines that were asked for."""
+    ours = entries["ours"]
     probability = {"ours": [f["fsem"] for f in found]}
-    if "coherence" in entries:
-        probability["coherence"] = [baselines.coherence_faults(cube["image"]) for cube in truth]
-    labels = np.concatenate([cube["fsem"].ravel() for cube in truth])
-    figure, axes = figures.new_figure(1, 1, panel=(4.6, 3.6))
-    curves = {
-        name: _recall_and_precision(np.concatenate([v.ravel() for v in values]), labels)
-        for name, values in probability.items()
-    }
-    figures.precision_recall(
-        axes[0, 0], curves, base_rate=float((labels > 0.5).mean()), title="faults, held-out cubes"
-    )
-    figures.save(figure, folder / "pr_curve.png")
-    scores = [cube.get("ap", float("nan")) for cube in entries["ours"].cubes]
-    order = np.argsort(scores)
-    chosen = int(order[len(order) // 2])  # the cube of median score: no best case
-    for name, axis in (("timeslice", 0), ("inline", 2)):
-        draw_comparison(
-            folder / f"gallery_{name}.png",
-            truth[chosen],
-            {n: v[chosen] for n, v in probability.items()},
-            axis,
-        )
+    probability |= {name: entries[name].probability for name in LEARNED if name in entries}
+    scores = [cube.get("ap", float("nan")) for cube in ours.cubes]
+    draw_evaluation(folder, truth, probability, scores, ours.threshold, model.temperature)
 
 
-def _recall_and_precision(probability: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (recall, precision) at 400 thresholds, enough for a curve."""
-    from sklearn.metrics import precision_recall_curve
-
-    known = labels >= 0
-    precision, recall, _ = precision_recall_curve(labels[known] > 0.5, probability[known])
-    chosen = np.unique(np.linspace(0, len(recall) - 1, 400).astype(int))
-    return recall[chosen], precision[chosen]
+def _plain(
+    found: list[dict[str, np.ndarray]], truth: list[dict[str, np.ndarray]], threshold: float = HEADLINE
+) -> Entry:
+    cubes = [score_cube(f, t, threshold) for f, t in zip(found, truth, strict=True)]
+    return Entry(mean_scores(cubes), threshold, cubes)
 
 
-def draw_comparison(
-    path: Path, cube: Mapping[str, np.ndarray], probability: Mapping[str, Any], axis: int
-) -> None:
-    """Draw the input, the true faults and each method's probability on the middle slice along `axis`."""
-
-    def cut(values: np.ndarray) -> np.ndarray:
-        return np.take(values, values.shape[axis] // 2, axis=axis)
-
-    names = (
-        ("y crossline (voxels)", "x inline (voxels)")
-        if axis == 0
-        else ("z (samples)", "y crossline (voxels)")
-    )
-    figure, axes = figures.new_figure(1, 2 + len(probability), panel=(3.1, 2.9))
-    image = cut(cube["image"])
-    shown: list[tuple[str, np.ndarray | None]] = [("input", None), ("truth", cut(cube["fsem"]))]
-    shown += [(name, cut(values)) for name, values in probability.items()]
-    for ax, (title, overlay) in zip(axes[0], shown, strict=True):
-        last = title == shown[-1][0]
-        figures.section(
-            ax,
-            image,
-            kind="seismic",
-            title=title,
-            z_label=names[0],
-            x_label=names[1],
-            overlay=overlay,
-            overlay_label="probability" if last else "",
-            overlay_from=0.3,
-        )
-        ax.label_outer()
-    figures.save(figure, path)
+def _rows(
+    entries: Mapping[str, Entry], model: Model, seconds: float, config: EvaluateConfig, source: str = ""
+) -> list[Row]:
+    source = source or f"--data {config.data}"
+    command = f"python scripts/fault_seg/evaluate.py --model {model.path} {source}"
+    with torch.device("meta"):  # the loaded network has its norms folded into the convolutions
+        count = parameter_count(build_network(model.layout, model.kind, model.heads))
+    rows = []
+    for key, (name, unit, better, others) in MEASURES.items():
+        value = entries["ours"].scores.get(key)
+        if value is None or not np.isfinite(value):
+            continue
+        compared = {other: entries[other].scores.get(key, np.nan) for other in others if other in entries}
+        compared = {other: found for other, found in compared.items() if np.isfinite(found)}
+        rows.append(Row("fault_seg", name, unit, better, value, compared, seconds, count, command))
+    return rows

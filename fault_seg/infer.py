@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +23,22 @@ from common.errors import DataError, UserError
 from common.log import get_logger
 from common.run import MachineOptions, machine
 from fault_seg import survey
-from fault_seg.angles import fold_dip
-from fault_seg.config import InferConfig
+from fault_seg.attributes import Attributes
+from fault_seg.calibration import stored
+from fault_seg.config_infer import InferConfig, SurveyConfig
 from fault_seg.dataset import normalise_image, solved_time
 from fault_seg.maps import Model, Volumes, split_maps, volumes_from
 from fault_seg.model import build_network, fuse_batch_norm
-from fault_seg.outputs import open_input, plan_outputs
-from fault_seg.sections import draw_sections
+from fault_seg.outputs import Outputs, open_input, plan_outputs
+from fault_seg.refining import refine_survey
+from fault_seg.scratch import Scratch
+from fault_seg.sections import draw_rose, draw_sections
 from fault_seg.slabs import WINDOW_BYTES, Volume
-from fault_seg.volumes import open_writers, write_sidecar
+from fault_seg.true_angles import AngleFrame, angle_frame
+from fault_seg.volumes import format_of, write_sidecar
 from fault_seg.weight_files import read_weights
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "hr_infer_v1.safetensors"
-UNITS = {"fsem": "probability", "rgt": "relative time 0..1", "dhr": "units of the input"}
 
 
 def read_network(path: str | Path = "") -> tuple[Checkpoint, torch.nn.Module]:
@@ -56,7 +62,7 @@ def read_network(path: str | Path = "") -> tuple[Checkpoint, torch.nn.Module]:
 def load(path: str | Path = "", device: str | torch.device = "cpu", *, precision: str = "auto") -> Model:
     """Return the model of a checkpoint or exported file, "" for the shipped weights.
 
-    Architecture, kind and heads come from the file.
+    Architecture, kind, heads, temperature and threshold come from the file.
 
     Raises:
         DataError: the file is missing, damaged, or of another package.
@@ -64,6 +70,7 @@ def load(path: str | Path = "", device: str | torch.device = "cpu", *, precision
     found, network = read_network(path)
     device = devices.resolve_device(str(device))
     network = devices.channels_last(fuse_batch_norm(network)).to(device)
+    fitted = stored(found.normalization)
     return Model(
         network=network,
         layout=found.config["network"],
@@ -74,7 +81,34 @@ def load(path: str | Path = "", device: str | torch.device = "cpu", *, precision
         sha256=checkpoints.content_hash(found.state_dict),
         device=device,
         precision=resolve_precision(precision, device),
+        temperature=float(fitted.get("temperature", 1.0)),
+        threshold=float(fitted.get("threshold", 0.5)),
+        keeps_residual=bool(fitted.get("rgt_residual", True)),
     )
+
+
+def load_as_asked(path: str, kind: str, config: SurveyConfig, device: torch.device, precision: str) -> Model:
+    """Return the model of a file with what the flags change: turns, time correction.
+
+    Raises:
+        UserError: the turns do not work with it.
+        DataError: it is of another kind, or cannot be used.
+    """
+    model = load(path, device, precision=precision)
+    if model.kind != kind:
+        advice = "refine.py" if model.kind == "refine" else "infer.py"
+        raise DataError(
+            f"{model.path}: checkpoint is kind {model.kind}, expected {kind}; use {advice}, or a model that "
+            f"train.py made with --task {kind}"
+        )
+    if config.tta > 1 and model.layout == "mtl" and kind == "refine":
+        raise UserError(
+            f"--tta {config.tta}: a refining network of layout mtl takes angles, which do not turn"
+        )
+    model.turns = config.tta
+    if config.rgt_residual != "auto":
+        model.keeps_residual = config.rgt_residual == "on"
+    return model
 
 
 def predict(model: Model, image: np.ndarray) -> Volumes:
@@ -97,17 +131,25 @@ def infer(
 ) -> dict[str, Any]:
     """Write the attribute volumes of a survey; return the summary that also goes to `<output>.json`.
 
+    A folder as input means every volume in it, one after another.
+
     Raises:
         UserError: the flags do not fit the input or the model, or the output exists.
         DataError: the input or the model cannot be used.
     """
+    if Path(config.input).is_dir():
+        return {"surveys": [infer(c, options, origins) for c in _each_volume(config)]}
     started = time.perf_counter()
     with machine(options) as device, contextlib.ExitStack() as stack:
         with distributed.shared_errors():
-            model = load(config.model, device, precision=options.precision)
+            model = load_as_asked(config.model, "infer", config, device, options.precision)
+            refiner = None
+            if config.refine_model:
+                refiner = load_as_asked(config.refine_model, "refine", config, device, options.precision)
             volume, num_nan = open_input(config)
             stack.callback(volume.close)
-            outputs = plan_outputs(config, model, volume, origins or {}, options.overwrite)
+            frame = angle_frame(config, volume)
+            outputs = plan_outputs(config, refiner or model, volume, origins or {}, options.overwrite)
             plan = survey.make_plan(model, volume.shape, config.block, config.overlap, config.max_memory)
             window = int(min(WINDOW_BYTES, config.max_memory * 2**30 / 8))
             rule = survey.survey_rule(volume, options.seed, config.polarity, window)
@@ -118,35 +160,115 @@ def infer(
         )
         if options.dry_run:
             return dict(about)
-        names = [name for name in ("fsem", "fdip", "fstrike", "dhr") if name in model.attributes]
-        names += ["time"] if "rgt" in outputs.attributes else []
         if distributed.is_main():
             outputs.remove_stale()
-        scratch = survey.Scratch(Path(f"{outputs.prefix}.scratch"), volume.shape, names)
-        stack.callback(scratch.remove)
+        scratch = Scratch(
+            Path(f"{outputs.prefix}.scratch"),
+            volume.shape,
+            _scratch_names(model, outputs, refined=refiner is not None),
+            key=run_key(model, plan, rule, config, volume),
+            resume=config.resume == "auto",
+        )
+        stack.push(leaving(scratch))
         plan = _run_network(config, model, volume, rule, plan, scratch)
         summary = {
             **survey.describe(plan, model, rule),
             "attributes": list(outputs.attributes),
             "seconds_network": round(time.perf_counter() - started, 2),
         }
-        if not distributed.is_main():  # rank 0 alone writes, however long that takes
+        threshold = config.threshold or (refiner or model).threshold
+        more = {"threshold": threshold, "has_nan": num_nan > 0}
+        slabs = None
+        if distributed.is_main():
+            slabs = Attributes(config, model, volume, rule, scratch, frame, **more)
+        if refiner is not None:
+            refined = refine_survey(config, refiner, volume, rule, frame, slabs, outputs, stack, more)
+            slabs, summary["refine"] = refined.attributes, refined.describe()
+        if slabs is None:  # rank 0 alone writes, however long that takes
             return summary
-        slabs = Attributes(config, model, volume, rule, scratch, has_nan=num_nan > 0)
-        slabs.write(outputs.prefix, outputs.attributes, outputs.formats)
-        if config.figures:
-            draw_sections(Path(outputs.prefix).parent / "figures", volume, slabs.read, outputs.attributes)
-        summary |= {
-            "fault_fraction": slabs.fault_fraction,
-            "threshold": config.threshold,
-            "nan_samples": num_nan,
-            "seconds": round(time.perf_counter() - started, 2),
-            "peak_memory_bytes": devices.peak_memory_bytes(device),
-        }
-        write_sidecar(outputs.prefix, volume, **summary)
-        written = ", ".join(outputs.attributes)
-        get_logger().info(f"{outputs.prefix}: wrote {written} in {summary['seconds']} s")
-        return summary
+        return finish(slabs, outputs, summary, started, frame, num_nan, device)
+
+
+def finish(
+    slabs: Attributes,
+    outputs: Outputs,
+    summary: dict[str, Any],
+    started: float,
+    frame: AngleFrame,
+    num_nan: int,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Write volumes, figures and side-car; return the whole summary."""
+    slabs.write(outputs.prefix, outputs.attributes, outputs.formats)
+    has_angles = "fstrike" in outputs.attributes
+    if slabs.config.figures:
+        folder = Path(outputs.prefix).parent / "figures"
+        draw_sections(folder, slabs.volume, slabs.read, outputs.attributes)
+        if has_angles and any(slabs.rose):
+            draw_rose(folder / "strike_rose.png", slabs.rose, from_north=frame.east_north is not None)
+    summary |= {
+        "fault_fraction": slabs.fault_fraction,
+        "threshold": slabs.threshold,
+        "angles": frame.describe(),
+        "nan_samples": num_nan,
+        "seconds": round(time.perf_counter() - started, 2),
+        "peak_memory_bytes": devices.peak_memory_bytes(device),
+    }
+    if has_angles:
+        summary["strike_rose"] = slabs.rose
+    write_sidecar(outputs.prefix, slabs.volume, **summary)
+    written = ", ".join(outputs.attributes)
+    get_logger().info(f"{outputs.prefix}: wrote {written} in {summary['seconds']} s")
+    return summary
+
+
+def _each_volume(config: InferConfig) -> list[InferConfig]:
+    """Return one configuration for each volume of the folder `--input`; --output is a folder then.
+
+    Raises:
+        DataError: the folder holds none.
+    """
+    folder = Path(config.input)
+    found = [path for path in sorted(folder.iterdir()) if path.is_file() and format_of(path)]
+    found = [path for path in found if path.suffix != ".json" and not path.name.startswith(".")]
+    if not found:
+        raise DataError(f"{folder}: is a folder without volumes, expected .sgy .npy .h5 .mhd .vti or .bin")
+    out = Path(config.output or ".")
+    return [replace(config, input=str(path), output=str(out / path.stem)) for path in found]
+
+
+def _scratch_names(model: Model, outputs: Outputs, *, refined: bool) -> list[str]:
+    names = [name for name in ("fsem", "fdip", "fstrike", "dhr", "fstd") if name in model.attributes]
+    wants_time = "rgt" in model.heads and (refined or "rgt" in outputs.attributes)
+    return names + (["time"] if wants_time else [])
+
+
+def run_key(model: Model, plan: survey.Plan, rule: Any, config: SurveyConfig, volume: Volume) -> str:
+    """Return what the scratch files of a run depend on, as a hash."""
+    status = volume.path.stat()
+    content = {
+        "input": [str(volume.path.resolve()), status.st_size, status.st_mtime_ns, list(volume.shape)],
+        "model": [model.sha256, model.temperature, model.keeps_residual, model.turns],
+        "precision": model.precision.name,
+        "plan": [list(plan.block), len(plan.tiles), plan.exact, config.overlap],
+        "rule": rule.state_dict(),
+        "polarity": config.polarity,
+        "ranks": distributed.world_size(),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def leaving(scratch: Scratch) -> Any:
+    """Return an exit callback: interrupted by hand the scratch files stay, otherwise they go."""
+
+    def leave(kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            scratch.keep()
+            get_logger().info(f"{scratch.folder}: kept; the same command with --resume auto goes on")
+        else:
+            scratch.remove()
+
+    return leave
 
 
 def _run_network(
@@ -155,124 +277,24 @@ def _run_network(
     volume: Volume,
     rule: Any,
     plan: survey.Plan,
-    scratch: survey.Scratch,
+    scratch: Scratch,
 ) -> survey.Plan:
     """Fill the scratch files; return the plan that did it: smaller tiles when memory ran out.
 
     Raises:
         DataError: memory runs out even so.
     """
+    planes = survey.image_planes(volume, rule, config.polarity)
 
     def attempt(block: tuple[int, ...]) -> survey.Plan:
         tried = plan
         if block != plan.block:
             get_logger().warning(f"warning: out of memory with tiles of {plan.block}, trying {block}")
             tried = survey.make_plan(model, volume.shape, max(block), config.overlap, config.max_memory)
-        survey.run_network(model, volume, rule, tried, scratch, config.polarity)
+            scratch.restart(run_key(model, tried, rule, config, volume))
+        survey.run_network(model, planes, tried, scratch)
         return tried
 
     if distributed.is_distributed():  # the ranks must agree on the tiles
         return attempt(plan.block)
     return blocks.retry_smaller(attempt, plan.block, model.multiple)
-
-
-class Attributes:
-    """The attribute volumes of a survey, made slab by slab from the scratch files.
-
-    Attributes:
-        fault_fraction: share of voxels of live traces at or above the threshold, once written.
-    """
-
-    def __init__(
-        self,
-        config: InferConfig,
-        model: Model,
-        volume: Volume,
-        rule: Any,
-        scratch: survey.Scratch,
-        *,
-        has_nan: bool = False,
-    ) -> None:
-        self.has_nan = has_nan
-        self.config = config
-        self.volume = volume
-        self.rule = rule
-        self.scratch = scratch
-        self.fault_fraction = 0.0
-        n1, n2, n3 = volume.shape
-        self.step = max(1, min(n3, int(config.max_memory * 2**30 / (64 * n1 * n2))))
-        if "time" in scratch:
-            solved = None
-            if model.layout == "hr":
-                solved = survey.solve_survey_time(scratch, self._clean_image, config.max_memory)
-            self._time, self._limits = survey.time_slabs(scratch, ~volume.null, solved, self.step)
-
-    def _clean_image(self, x0: int, x1: int) -> np.ndarray:
-        if "dhr" in self.scratch:
-            image = self.scratch.read("dhr", x0, x1)
-        else:
-            values = self.volume.read(x0, x1) * np.float32(self.config.polarity)
-            image = self.rule.apply(values).astype(np.float32)
-            image[np.isnan(image)] = 0
-        image[:, self.volume.null[:, x0:x1]] = 0
-        return image
-
-    def read(self, name: str, x0: int, x1: int, style: str = "degrees", fill: float = np.nan) -> np.ndarray:
-        """Return inlines x0:x1 of an attribute, [n1, n2, k]; null traces and NaN samples are 0.
-
-        Args:
-            name: fsem, fdip, fstrike, rgt or dhr.
-            x0: first inline.
-            x1: one past the last.
-            style: of angles: "degrees", or "over180" times fsem.
-            fill: angle in degrees below the threshold.
-        """
-        if name == "rgt":
-            fsem = self.scratch.read("fsem", x0, x1) if "fsem" in self.scratch else None
-            clean = self.config.monotone_rgt
-            values = survey.finish_time(self._time(x0, x1), self._limits, fsem, self.config.threshold, clean)
-        else:
-            values = self.scratch.read(name, x0, x1)
-        if name == "dhr":
-            values = values * self.rule.std + self.rule.mean
-            values *= self.config.polarity
-        elif name in ("fdip", "fstrike"):
-            fsem = self.scratch.read("fsem", x0, x1)
-            if style == "over180":
-                values *= fsem
-            else:
-                values *= 180
-                values = fold_dip(torch.from_numpy(values)).numpy() if name == "fdip" else values
-                values[fsem < self.config.threshold] = fill
-        values[:, self.volume.null[:, x0:x1]] = 0
-        if self.has_nan:
-            values[np.isnan(self.volume.read(x0, x1))] = 0
-        return values
-
-    def write(self, prefix: str, attributes: tuple[str, ...], formats: tuple[str, ...]) -> None:
-        """Write the volumes in every format; all files of a format appear complete or not at all."""
-        n3 = self.volume.shape[2]
-        for kind in formats:
-            style = self.config.angle_units
-            style = ("over180" if kind == "raw" else "degrees") if style == "auto" else style
-            fill = {"nan": np.nan, "zero": 0.0, "auto": np.nan if kind in ("npy", "h5") else 0.0}
-            angle = "degrees" if style == "degrees" else "degrees/180, times probability"
-            units = {name: UNITS.get(name, angle) for name in attributes}
-            writers = open_writers(
-                prefix, units, kind, self.volume, model=self.config.model or "shipped weights"
-            )
-            try:
-                for x0 in range(0, n3, self.step):
-                    x1 = min(x0 + self.step, n3)
-                    for name in attributes:
-                        writers[name].write(x0, self.read(name, x0, x1, style, fill[self.config.angle_fill]))
-                for writer in writers.values():
-                    writer.close()
-            except BaseException:
-                for writer in writers.values():
-                    writer.abort()
-                raise
-        if "fsem" in self.scratch:
-            count = sum(int((self.read("fsem", x, x + 1) >= self.config.threshold).sum()) for x in range(n3))
-            live = int((~self.volume.null).sum()) * self.volume.shape[0]
-            self.fault_fraction = count / max(live, 1)

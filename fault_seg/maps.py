@@ -17,6 +17,7 @@ from common.tiles import round_up, source_index
 from fault_seg.angles import angles_from_normal, normal_from_angles, normal_from_outer, outer_from_normal
 from fault_seg.geotime import normalise_rgt
 from fault_seg.model import receptive_radius
+from fault_seg.turns import turned, turned_back
 
 Volumes = dict[str, np.ndarray]
 ATTRIBUTES = {"fault": ("fsem", "fdip", "fstrike"), "rgt": ("rgt",), "dhr": ("dhr",)}
@@ -37,6 +38,10 @@ class Model:
         sha256: of its weights.
         device: where it computes.
         precision: how it computes.
+        temperature: what fault logits are divided by.
+        threshold: probability from which a voxel counts as fault, tuned on validation cubes.
+        keeps_residual: whether the time correction of the rgt head is used.
+        turns: flips and turns that are averaged: 1, 4 or 8.
     """
 
     network: nn.Module
@@ -48,6 +53,10 @@ class Model:
     sha256: str
     device: torch.device
     precision: Precision
+    temperature: float = 1.0
+    threshold: float = 0.5
+    keeps_residual: bool = True
+    turns: int = 1
 
     @property
     def multiple(self) -> int:
@@ -62,15 +71,28 @@ class Model:
     @property
     def attributes(self) -> tuple[str, ...]:
         """The volumes that it can make."""
-        names = (name for head in self.heads for name in ATTRIBUTES[head])
-        return tuple(name for name in names if name == "fsem" or self.layout != "unet")
+        names = [name for head in self.heads for name in ATTRIBUTES[head]]
+        names += ["fstd"] if self.has_spread else []
+        return tuple(name for name in names if name in ("fsem", "fstd") or self.layout != "unet")
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether the maps end with the spread of p over the turns."""
+        return self.turns > 1 and "fault" in self.heads
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of its input: 1 for an image; 9 (hr) or 5 (mtl) for a first estimate."""
+        return 1 if self.kind == "infer" else 5 if self.layout == "mtl" else 9
 
     @torch.no_grad()
     def maps(self, image: torch.Tensor) -> torch.Tensor:
         """Return the output maps [1, C, Z, Y, X], float32 on the CPU, of a normalised image [1, 1, Z, Y, X].
 
-        Channels, as far as the heads go: p; the six of n n^T; dhr; the time correction in voxels (hr) or the
-        time itself (mtl). All of them may be averaged where tiles overlap; angles may not.
+        A network of kind refine gets its channels of a first estimate instead. Channels, as far as the heads
+        go: p; the six of n n^T; dhr; the time correction in voxels (hr) or the time itself (mtl); and with
+        more than one turn the standard deviation of p over them. All of them may be averaged where tiles
+        overlap; angles may not.
         """
         padded = image
         for axis in (2, 3, 4):  # as the tiles of a survey continue beyond its edge, also where it is thin
@@ -78,17 +100,38 @@ class Model:
             source = source_index(0, round_up(n, self.multiple), n, "reflect")
             padded = padded.index_select(axis, torch.from_numpy(source))
         padded = padded.to(self.device)
-        with self.precision.autocast():
-            outputs = self.network(devices.like_weights(padded))
         z, y, x = image.shape[2:]
-        return stack_maps(outputs)[..., :z, :y, :x].float().cpu()
+        maps = self._forward(padded, 0)
+        if self.turns > 1:
+            maps = self._averaged(padded, maps)
+        return maps[..., :z, :y, :x].float().cpu()
+
+    def _forward(self, padded: torch.Tensor, turn: int) -> torch.Tensor:
+        """Return the maps of one pose, turned back."""
+        inside = slice(3, 9) if padded.shape[1] == 9 else None
+        with self.precision.autocast():
+            outputs = dict(self.network(devices.like_weights(turned(padded, turn, inside))))
+        if "delta" in outputs and not self.keeps_residual:
+            outputs["delta"] = torch.zeros_like(outputs["delta"])
+        maps = stack_maps(outputs, self.temperature)
+        oriented = "fault" in self.heads and self.layout != "unet"
+        return turned_back(maps, turn, slice(1, 7) if oriented else None)
+
+    def _averaged(self, padded: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        """Return the mean over all turns, the spread of p behind it (Welford's update)."""
+        mean, square = first.clone(), torch.zeros_like(first[:, :1])
+        for turn in range(1, self.turns):
+            change = self._forward(padded, turn) - mean
+            mean += change / (turn + 1)
+            square += change[:, :1].square() * turn / (turn + 1)
+        return torch.cat([mean, (square / self.turns).sqrt()], dim=1) if self.has_spread else mean
 
 
-def stack_maps(outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def stack_maps(outputs: Mapping[str, torch.Tensor], temperature: float = 1.0) -> torch.Tensor:
     """Return a network's outputs as one tensor [B, C, Z, Y, X], in the channel order of `Model.maps`."""
     maps = []
     if "fault_logit" in outputs:
-        maps.append(torch.sigmoid(outputs["fault_logit"].float()))
+        maps.append(torch.sigmoid(outputs["fault_logit"].float() / temperature))
     elif "fsem" in outputs:
         maps.append(outputs["fsem"].float())
     if "orient" in outputs:
@@ -101,7 +144,7 @@ def stack_maps(outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 
 def split_maps(maps: np.ndarray, heads: tuple[str, ...], layout: str) -> Volumes:
-    """Return named maps of `maps` [C, Z, Y, X]: fsem, orient [6, ...], dhr, time."""
+    """Return named maps of `maps` [C, Z, Y, X]: fsem, orient [6, ...], dhr, time, fstd."""
     found: Volumes = {}
     first = 0
     if "fault" in heads:
@@ -114,6 +157,8 @@ def split_maps(maps: np.ndarray, heads: tuple[str, ...], layout: str) -> Volumes
         if head in heads:
             found[name] = maps[first]
             first += 1
+    if len(maps) > first:
+        found["fstd"] = maps[first]
     return found
 
 
@@ -140,6 +185,8 @@ def volumes_from(
     volumes: Volumes = {}
     if "fsem" in named:
         volumes["fsem"] = named["fsem"]
+    if "fstd" in named:
+        volumes["fstd"] = named["fstd"]
     if "orient" in named:
         volumes["fdip"], volumes["fstrike"] = fault_angles(named["orient"], named["fsem"])
     if "dhr" in named:

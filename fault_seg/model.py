@@ -229,15 +229,17 @@ def refine_input(
 
     Channels: rgt in voxels minus z (mean 0); dhr, normalised as the image; logit(clip(fsem, 0.01, 0.99))/4;
     the six components of fsem * n n^T, which do not jump where strike wraps. `fdip` and `fstrike` are ungated
-    angles over 180 degrees. A tile passes the `calibration` (see `rgt_calibration`) of its whole volume and
-    the index `first_z` of its first sample, and gets the values that the whole volume has there.
+    angles over 180 degrees; where both are 0 there is no angle, and the six are 0. A tile passes the
+    `calibration` (see `rgt_calibration`) of its whole volume and the index `first_z` of its first sample, and
+    gets the values that the whole volume has there.
     """
     slope, offset = rgt_calibration(rgt, fsem) if calibration is None else calibration
     z = torch.arange(first_z, first_z + rgt.shape[2], device=rgt.device, dtype=rgt.dtype).view(1, 1, -1, 1, 1)
     anomaly = rgt / slope - z - offset
     logit = torch.logit(fsem.clamp(0.01, 0.99)) / 4
     normal = normal_from_angles(180 * fdip[:, 0], 180 * fstrike[:, 0])
-    outer = outer_from_normal(normal).movedim(0, 1)
+    known = ((fdip != 0) | (fstrike != 0)).to(fsem.dtype)
+    outer = known * outer_from_normal(normal).movedim(0, 1)
     return torch.cat([anomaly, dhr, logit, fsem.clamp(0, 1) * outer], dim=1)
 
 

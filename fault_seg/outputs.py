@@ -13,7 +13,7 @@ import numpy as np
 from common.errors import DataError, UserError
 from common.files import require_free_space
 from common.log import get_logger
-from fault_seg.config import InferConfig
+from fault_seg.config_infer import SurveyConfig
 from fault_seg.maps import ATTRIBUTES, Model
 from fault_seg.segy import SegySurvey
 from fault_seg.slabs import Volume
@@ -27,7 +27,7 @@ from fault_seg.volumes import (
 )
 
 
-def open_input(config: InferConfig) -> tuple[Volume, int]:
+def open_input(config: SurveyConfig) -> tuple[Volume, int]:
     """Return the checked input and how many of its samples are NaN."""
     shape = (config.n1, config.n2, config.n3)
     volume = open_volume(
@@ -68,7 +68,12 @@ class Outputs:
 
 
 def plan_outputs(
-    config: InferConfig, model: Model, volume: Volume, origins: Mapping[str, str], overwrite: bool
+    config: SurveyConfig,
+    model: Model,
+    volume: Volume,
+    origins: Mapping[str, str],
+    overwrite: bool,
+    prefix: str = "",
 ) -> Outputs:
     """Return what to write, after every check that can be made before the work.
 
@@ -76,7 +81,7 @@ def plan_outputs(
         UserError: an output exists or is the input, or SEG-Y is asked for without its headers.
         DataError: the disk is too small.
     """
-    prefix = config.output or Path(config.input).stem
+    prefix = prefix or config.output or Path(config.input).stem
     if prefix.endswith("/"):
         prefix += Path(config.input).stem
     formats = tuple(dict.fromkeys(volume.format if name == "auto" else name for name in config.formats))
@@ -100,23 +105,18 @@ def plan_outputs(
                 f"{side}: exists and is no side-car of volumes; add --overwrite or choose another --output"
             ) from error
     num_scratch = len(model.attributes)
+    num_scratch += 10 if model.kind == "refine" else 0  # two sets of five volumes
     needed = 4 * math.prod(volume.shape) * (num_scratch + len(outputs.attributes) * len(formats))
     require_free_space(prefix, needed)
     return outputs
 
 
-def chosen_attributes(config: InferConfig, model: Model, origins: Mapping[str, str]) -> tuple[str, ...]:
+def chosen_attributes(config: SurveyConfig, model: Model, origins: Mapping[str, str]) -> tuple[str, ...]:
     """Return the volumes to write; a head that is asked for by name must be there.
 
     Raises:
         UserError: the model lacks it, or nothing is left.
-        DataError: the model is of kind refine.
     """
-    if model.kind != "infer":
-        raise DataError(
-            f"{model.path}: checkpoint is kind {model.kind}, expected infer; "
-            "use a model that train.py made with --task infer"
-        )
     wanted = []
     for head in ATTRIBUTES:
         if not getattr(config, head):
@@ -127,6 +127,7 @@ def chosen_attributes(config: InferConfig, model: Model, origins: Mapping[str, s
             get_logger().info(f"{model.path}: no {head} head, skipped")
             continue
         wanted += [name for name in ATTRIBUTES[head] if name == "fsem" or model.layout != "unet"]
+        wanted += ["fstd"] if head == "fault" and model.has_spread else []
     if not wanted:
         raise UserError("nothing to write: --rgt, --fault and --dhr are all off or missing in the model")
     return tuple(wanted)

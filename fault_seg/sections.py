@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from common import figures
+from common.figure_style import house_look
 from fault_seg.segy import SegySurvey
 from fault_seg.slabs import Volume
 
@@ -17,10 +18,19 @@ if TYPE_CHECKING:
 
 Read = Callable[[str, int, int], np.ndarray]
 FAULT_FROM = 0.3  # probability from which the overlay is drawn
-STYLES = {"fsem": "probability", "fdip": "angle", "fstrike": "angle", "rgt": "property", "dhr": "seismic"}
+STYLES = {
+    "fsem": "probability",
+    "fstd": "heat",
+    "fdip": "angle",
+    "fstrike": "angle",
+    "rgt": "property",
+    "dhr": "seismic",
+}
+FIXED_LIMITS = {"fsem": (0.0, 1.0), "fstd": (0.0, 0.5), "fdip": (0.0, 90.0)}
 LABELS = {
     "image": "amplitude",
     "fsem": "fault probability",
+    "fstd": "spread of the probability",
     "fdip": "dip (degrees)",
     "fstrike": "strike (degrees)",
     "rgt": "relative geological time (0..1)",
@@ -83,6 +93,27 @@ def draw_sections(folder: Path, volume: Volume, read: Read, attributes: Sequence
     return paths
 
 
+def draw_rose(path: Path, counts: Sequence[int], *, from_north: bool = False) -> None:
+    """Draw a rose of strikes: `counts` of fault voxels in equal bins of 0..180 degrees, both ways.
+
+    Angles turn from the inline axis (right) to the crossline axis (up), or clockwise from north.
+    """
+    share = np.tile(np.asarray(counts, dtype=float) / max(sum(counts), 1), 2)
+    width = np.pi / len(counts)
+    middle = (np.arange(2 * len(counts)) + 0.5) * width
+    figure, _ = figures.new_figure(panel=(3.8, 3.9))
+    figure.clear()
+    with house_look():
+        ax: Any = figure.add_subplot(projection="polar")
+        ax.bar(middle, share, width=width, color=figures.OURS, edgecolor="white", linewidth=0.5)
+        ax.set_title("strike of fault voxels\n" + ("from north" if from_north else "from the inline axis"))
+        if from_north:
+            ax.set_theta_zero_location("N")
+            ax.set_theta_direction(-1)
+        ax.set_yticklabels([])
+    figures.save(figure, path)
+
+
 def _cut(read: Read, name: str, n3: int, fixed: int, middle: tuple[int, int, int]) -> np.ndarray:
     """Return a section of an attribute without holding the whole volume."""
     if fixed == 2:
@@ -118,7 +149,7 @@ def draw_panels(
             value_label=LABELS[name],
             spacing=spacing,
             origin=origin,
-            limits=limits if is_image else {"fsem": (0.0, 1.0), "fdip": (0.0, 90.0)}.get(name, (0.0, 180.0)),
+            limits=limits if is_image else FIXED_LIMITS.get(name, (0.0, 180.0)),
             overlay=panels.get("fsem") if name == "image" else None,
             overlay_from=FAULT_FROM,
             contours=panels.get("rgt") if name == "dhr" else None,

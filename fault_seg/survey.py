@@ -10,24 +10,23 @@ Only slabs are in memory. Under torchrun each rank computes its inlines; rank 0 
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from common import blocks, distributed
-from common.files import FolderLock, explain_full_disk
 from common.log import get_logger
 from common.normalization import ClippedZScore
 from common.running_stats import Reservoir
 from fault_seg.geotime import monotone, reflection_slopes, solve_from_slopes
 from fault_seg.maps import Model, fault_angles, split_maps
+from fault_seg.scratch import Scratch
 from fault_seg.slabs import WINDOW_BYTES, Volume
+from fault_seg.time_tiles import align
 
 RESERVOIR_SAMPLES = 1_000_000
 RESERVOIR_PIECE = 1 << 18
@@ -56,11 +55,20 @@ def survey_rule(
     Raises:
         DataError: no trace is live.
     """
+    return rule_of((slab * np.float32(polarity) for _, slab in volume.slabs(max_bytes)), seed)
+
+
+def rule_of(slabs: Iterable[np.ndarray], seed: int = 0) -> ClippedZScore:
+    """Return the normalisation of what comes in slabs, from a sample of its values that are not 0 or NaN.
+
+    Raises:
+        DataError: there is none.
+    """
     reservoir = Reservoir(RESERVOIR_SAMPLES, seed, "survey normalisation")
-    for _, slab in volume.slabs(max_bytes):
+    for slab in slabs:
         values = slab[(slab != 0) & ~np.isnan(slab)]
         for start in range(0, len(values), RESERVOIR_PIECE):  # it needs many bytes for each new value
-            reservoir.update(values[start : start + RESERVOIR_PIECE] * np.float32(polarity))
+            reservoir.update(values[start : start + RESERVOIR_PIECE])
     return ClippedZScore.from_sample(reservoir.values)
 
 
@@ -73,17 +81,17 @@ def make_plan(model: Model, shape: tuple[int, int, int], block: int, overlap: st
     exact = overlap == "exact" and bool(model.radius)  # a network of rgt alone has no local output
     halo = (model.radius or 0) if exact else 0
     share = 0 if exact else min(int(overlap) if overlap.isdigit() else 32, block // 2)
-    channels = 9
+    channels = 9 + model.has_spread
     # Statistics over space make the tiles of mtl differ: the whole volume where it fits.
     limit = max(shape) if model.layout == "mtl" else block
     chosen = blocks.choose_block(
         shape,
-        TILE_BYTES[model.layout],
+        TILE_BYTES[model.layout] + 8 * (model.in_channels - 1),
         halo,
         max_memory * 2**30,
         model.multiple,
         slab_bytes_per_voxel=4 * channels if exact else 12 * channels + 8,
-        cache_bytes_per_voxel=4,
+        cache_bytes_per_voxel=4 * model.in_channels,
         limit=max(limit, model.multiple),
         overlap=share,
         beyond_edge=False,
@@ -95,67 +103,8 @@ def make_plan(model: Model, shape: tuple[int, int, int], block: int, overlap: st
     return Plan(tiles, chosen, exact)
 
 
-class Scratch:
-    """Raw float32 volumes on disk, [n1, n2, n3] each, that all ranks write to; deleted by `remove`.
-
-    They are read and written as files, not mapped: mapped pages would count as memory of the process.
-    The folder is locked while it lives, and what a killed process left in it is written anew.
-
-    Args:
-        folder: where they lie; made by rank 0.
-        shape: (n1, n2, n3).
-        names: of the volumes.
-
-    Raises:
-        UserError: another process uses the folder, or it cannot be written.
-    """
-
-    NAMES = ("fsem", "fdip", "fstrike", "dhr", "time")
-
-    def __init__(self, folder: Path, shape: tuple[int, int, int], names: list[str]) -> None:
-        self.folder = folder
-        self.shape = shape
-        self.names = tuple(names)
-        self._plane_bytes = 4 * shape[0] * shape[1]
-        self._lock: FolderLock | None = None
-        with distributed.shared_errors():
-            if distributed.is_main():
-                self._lock = FolderLock(folder)
-                for name in names:
-                    with open(folder / name, "wb") as file:
-                        file.truncate(self._plane_bytes * shape[2])
-
-    def write(self, name: str, x0: int, slab: np.ndarray) -> None:
-        """Store inlines from `x0` on, [n1, n2, k]."""
-        path = self.folder / name
-        with explain_full_disk(path), open(path, "r+b") as file:
-            file.seek(x0 * self._plane_bytes)
-            np.ascontiguousarray(slab.transpose(2, 1, 0), dtype="<f4").tofile(file)
-
-    def read(self, name: str, x0: int, x1: int) -> np.ndarray:
-        """Return inlines x0:x1 as [n1, n2, k]; the array belongs to the caller."""
-        n1, n2, _ = self.shape
-        count, offset = (x1 - x0) * n1 * n2, x0 * self._plane_bytes
-        values = np.fromfile(self.folder / name, "<f4", count, offset=offset)
-        return values.reshape(x1 - x0, n2, n1).transpose(2, 1, 0)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.names
-
-    def remove(self) -> None:
-        """Delete the files, and nothing else that may lie in the folder."""
-        if self._lock is not None:
-            for name in (*self.NAMES, self._lock.path.name):
-                (self.folder / name).unlink(missing_ok=True)
-            self._lock.release()
-            with contextlib.suppress(OSError):
-                self.folder.rmdir()
-
-
-def run_network(
-    model: Model, volume: Volume, rule: ClippedZScore, plan: Plan, scratch: Scratch, polarity: int
-) -> None:
-    """Run the network over this rank's inlines and store fsem, fdip, fstrike, dhr and time in `scratch`."""
+def image_planes(volume: Volume, rule: ClippedZScore, polarity: int) -> Callable[[int], np.ndarray]:
+    """Return a function that gives inline x of the survey as a network takes it, [1, n1, n2]."""
 
     def read_plane(x: int) -> np.ndarray:
         plane = volume.read(x, x + 1)[:, :, 0] * np.float32(polarity)
@@ -163,22 +112,99 @@ def run_network(
         normalised[np.isnan(plane) | volume.null[:, x]] = 0  # the mean of the survey: nothing to see
         return normalised[None]
 
+    return read_plane
+
+
+def run_network(
+    model: Model,
+    read_plane: Callable[[int], np.ndarray],
+    plan: Plan,
+    scratch: Scratch,
+    add_time: Scratch | None = None,
+) -> None:
+    """Run the network over this rank's inlines and store its volumes in `scratch`.
+
+    Inlines that an earlier run of the same key has completed are passed over.
+
+    Args:
+        model: the network.
+        read_plane: x -> its input on that inline, [C, n1, n2].
+        plan: the tiles.
+        scratch: takes fsem, fdip, fstrike, dhr, time, fstd, those that it has.
+        add_time: holds the time in voxels that the network's correction is added to.
+    """
+
     def write(x0: int, slab: np.ndarray) -> None:
         named = split_maps(slab, model.heads, model.layout)
         if "orient" in named:
             named["fdip"], named["fstrike"] = fault_angles(named.pop("orient"), named["fsem"])
+        if add_time is not None:
+            named["time"] = named["time"] + add_time.read("time", x0, x0 + slab.shape[3])
         for name in scratch.names:
             scratch.write(name, x0, named[name])
+        scratch.mark(x0 + slab.shape[3])
         if progress is not None:
             progress(x0 + slab.shape[3])
 
     progress = _progress(plan.tiles[0].shape[-1])
     rank, world = distributed.rank(), distributed.world_size()
     run = blocks.run_exact if plan.exact else blocks.run_blended
-    planes = blocks.planes_of(plan.tiles, rank, world)
+    start, stop = blocks.planes_of(plan.tiles, rank, world)
+    planes = scratch.done(start), stop
+    aligned = needs_alignment(model, plan) and "time" in scratch
     if planes[0] < planes[1]:
-        run(model.maps, blocks.PlaneCache(read_plane), plan.tiles, write, planes=planes)
+        if planes[0] > start:
+            get_logger().info(f"inlines {start} to {planes[0] - 1} are there from an earlier run")
+        maps = _storing_times(model, plan, planes, scratch) if aligned else model.maps
+        run(maps, blocks.PlaneCache(read_plane), plan.tiles, write, planes=planes)
     distributed.barrier()
+    if aligned:
+        _blend_aligned(plan, (start, stop), scratch)
+        distributed.barrier()
+
+
+def needs_alignment(model: Model, plan: Plan) -> bool:
+    """Return whether every tile has a geological time of its own scale and offset."""
+    return model.layout == "mtl" and "rgt" in model.heads and len(plan.tiles) > 1
+
+
+def _storing_times(
+    model: Model, plan: Plan, planes: tuple[int, int], scratch: Scratch
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return `model.maps` that also stores the time of every tile; tiles come in the order of the plan."""
+    order = iter(blocks.touching(plan.tiles, planes))
+    place = -2 if model.has_spread else -1
+
+    def maps(image: torch.Tensor) -> torch.Tensor:
+        tile = next(order)
+        result = model.maps(image)
+        scratch.write_tile(tile.index, result[0, place][tile.crop].numpy())
+        return result
+
+    return maps
+
+
+def _blend_aligned(plan: Plan, planes: tuple[int, int], scratch: Scratch) -> None:
+    """Write the time of the survey, blended from the tiles' times brought to one scale and offset."""
+
+    def stored(tile: blocks.Tile) -> np.ndarray:
+        return scratch.read_tile(tile.index, [c.stop - c.start for c in tile.core])
+
+    scales = align(plan.tiles, stored)
+    order = iter(blocks.touching(plan.tiles, planes))
+
+    def times(_: torch.Tensor) -> torch.Tensor:
+        tile = next(order)
+        scale, offset = scales[tile.index]
+        return torch.from_numpy(np.float32(scale) * stored(tile) + np.float32(offset))[None, None]
+
+    def nothing(slices: tuple[slice, ...]) -> np.ndarray:
+        return np.zeros((1, *(s.stop - s.start for s in slices)), np.float32)
+
+    if planes[0] < planes[1]:
+        blocks.run_blended(
+            times, nothing, plan.tiles, lambda x0, slab: scratch.write("time", x0, slab[0]), planes=planes
+        )
 
 
 def _progress(num_inlines: int) -> Callable[[int], None] | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -18,18 +18,20 @@ from common.device import Precision, resolve_precision
 from common.errors import DataError, UserError
 from common.guard import Guard
 from common.log import get_logger
+from common.noise import numpy_stream
 from common.optim import Ema, Updater, adamw, warmup_cosine
 from common.run import Layout, RunFolder, TrainOptions, machine
 from common.sampling import Draw, StepSampler, steps_of, train_loader
 from common.task import Cadence, Phase, Result, Task
+from fault_seg import calibration
 from fault_seg.config import TrainConfig
-from fault_seg.dataset import Shape, SyntheticVolumes, VolumePairs
-from fault_seg.infer import read_network
+from fault_seg.first_estimates import estimate_from, network_input, replaced
+from fault_seg.infer import load, read_network
 from fault_seg.losses import published_loss, strata_loss
 from fault_seg.maps import stack_maps, volumes_from
 from fault_seg.metrics import score_cube
-from fault_seg.model import build_network, pad_to_multiple, parameter_count, receptive_radius
-from fault_seg.synthetic import preset
+from fault_seg.model import HEADS, build_network, pad_to_multiple, parameter_count, receptive_radius
+from fault_seg.train_data import make_datasets
 
 PACKAGE = "fault_seg"
 LAYOUT = Layout(
@@ -38,7 +40,8 @@ LAYOUT = Layout(
 FINAL_LR_FRACTION = 0.02
 CLIP_NORM = 1.0
 MULTIPLE = 16  # the total stride of the networks
-NUM_SYNTHETIC_VALID = 16
+WARM_SHARE = 0.1  # of the steps before a refining network meets its own output
+MAX_CALIBRATION_CUBES = 16
 VALID_SCORES = ("ap", "tol_iou", "angle_median_deg", "rgt_mae", "dhr_psnr_db")
 
 
@@ -52,6 +55,7 @@ class FaultTask(Task):
         precision: of the arithmetic.
         total_steps: of the schedule.
         compiled: whether to run the network through torch.compile.
+        seed: of the steps on the network's own output.
     """
 
     package = PACKAGE
@@ -65,8 +69,10 @@ class FaultTask(Task):
         total_steps: int,
         *,
         compiled: bool = False,
+        seed: int = 0,
     ) -> None:
         self.train_config = config
+        self.seed, self.total_steps = seed, total_steps
         self.kind = config.task
         self.config = {**plain_tree(asdict(config)), "heads": list(config.heads)}
         self.normalization: dict[str, Any] = {"rule": "clipped z-score per survey"}
@@ -75,6 +81,8 @@ class FaultTask(Task):
         network = devices.channels_last(build_network(config.network, config.task, config.heads))
         if config.init:
             _start_from(network, config)
+        self.frozen = freeze(network) if config.freeze else []
+        self.inference = _inference_network(config, guard.device)
         self.network = network.to(guard.device)
         self.ema = Ema(self.network, config.ema) if config.ema else None
         trained = distributed.parallel(self.network)
@@ -93,8 +101,20 @@ class FaultTask(Task):
         self._forward = devices.compile_if(compiled, trained)
 
     def loss(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """Return the parts of the loss and their weighted sum "loss"."""
-        return self._parts(self._outputs(self._forward, batch["image"]), batch)
+        """Return the parts of the loss and their weighted sum "loss".
+
+        A batch with samples to replay counts them with the share that was asked for.
+        """
+        parts = self._loss_of(batch)
+        if "replay" not in batch:
+            return parts
+        old, share = self._loss_of(batch["replay"]), self.train_config.replay
+        total = (1 - share) * parts["loss"] + share * old["loss"]
+        return {**parts, "loss_replay": old["loss"], "loss": total}
+
+    def _loss_of(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        given = network_input(batch, self.kind, self.train_config.network)
+        return self._parts(self._outputs(self._forward, given), batch)
 
     def _outputs(self, network: Any, image: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the outputs on the grid of `image` of any size; what pads it never meets the loss."""
@@ -114,9 +134,35 @@ class FaultTask(Task):
 
     def step(self, batch: dict[str, Any], step: int) -> dict[str, torch.Tensor | float]:
         """Update once on the crops of `batch`."""
+        if self.kind == "refine":
+            batch = self.estimated(batch, step)
         self.network.train()
+        for part in self.frozen:
+            part.eval()
         values = self.update.step(self.loss, batch)
         return {f"train_{name}": value for name, value in values.items()} | {"lr": self.update.lr}
+
+    @torch.no_grad()
+    def estimated(self, batch: dict[str, Any], step: int) -> dict[str, Any]:
+        """Return the batch with first estimates as refinement meets them.
+
+        With an inference network every other sample gets what that makes of its image. In a share of the
+        steps the refining network is run once and its output is what it has to improve: it is applied to its
+        own output again and again.
+        """
+        everyone = torch.ones(len(batch["fsem"]), dtype=torch.bool, device=self.guard.device)
+        with self.update.precision.autocast():
+            if self.inference is not None:
+                outputs = self._outputs(self.inference, batch["image"])
+                estimate = estimate_from(outputs, batch["solved_tau"])
+                batch = replaced(batch, estimate, batch["use_inference"].bool())
+            draw = numpy_stream(self.seed, "fault_seg/second pass", step).random()
+            if step >= WARM_SHARE * self.total_steps and draw < self.train_config.second_pass:
+                network = (self.ema.module if self.ema else self.network).eval()
+                given = network_input(batch, self.kind, self.train_config.network)
+                estimate = estimate_from(self._outputs(network, given), batch["first_tau"])
+                batch = replaced(batch, estimate, everyone)
+        return batch
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
@@ -124,11 +170,15 @@ class FaultTask(Task):
         network = (self.ema.module if self.ema else self.network).eval()
         sums: dict[str, float] = {}
         counts: dict[str, float] = {}
-        for i in distributed.shard(len(self.valid)):  # type: ignore[arg-type]
-            for name, value in self._valid_scores(network, self.valid[Draw(i, i)]).items():
-                if math.isfinite(value):
-                    sums[name] = sums.get(name, 0.0) + value
-                    counts[name] = counts.get(name, 0.0) + 1
+        mine = list(distributed.shard(len(self.valid)))  # type: ignore[arg-type]
+        size = self.train_config.batch_valid
+        for first in range(0, len(mine), size):
+            items = [self.valid[Draw(i, i)] for i in mine[first : first + size]]
+            for scores in self._scores_of(network, items):
+                for name, value in scores.items():
+                    if math.isfinite(value):
+                        sums[name] = sums.get(name, 0.0) + value
+                        counts[name] = counts.get(name, 0.0) + 1
         names = sorted({name for names in distributed.gather_objects(list(sums)) for name in names})
         total = distributed.reduce_sums({name: sums.get(name, 0.0) for name in names})
         count = distributed.reduce_sums({name: counts.get(name, 0.0) for name in names})
@@ -139,12 +189,29 @@ class FaultTask(Task):
 
     def _valid_scores(self, network: nn.Module, item: dict[str, Any]) -> dict[str, float]:
         """Return losses and scores of one whole held-out cube."""
-        batch = {n: v[None].to(self.guard.device) for n, v in item.items() if n != "source"}
+        return self._scores_of(network, [item])[0]
+
+    def _scores_of(self, network: nn.Module, items: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
+        """Return the losses and scores of each of some whole held-out cubes, which go through together."""
+        names = [name for name in items[0] if name != "source"]
+        batch = {n: torch.stack([item[n] for item in items]).to(self.guard.device) for n in names}
         with self.update.precision.autocast():
-            outputs = self._outputs(network, batch["image"])
+            outputs = self._outputs(network, network_input(batch, self.kind, self.train_config.network))
+        return [
+            self._scores_of_cube(
+                {name: value[i : i + 1] for name, value in outputs.items()},
+                {name: value[i : i + 1] for name, value in batch.items()},
+                item,
+            )
+            for i, item in enumerate(items)
+        ]
+
+    def _scores_of_cube(
+        self, outputs: dict[str, torch.Tensor], batch: dict[str, torch.Tensor], item: dict[str, Any]
+    ) -> dict[str, float]:
         scores = {f"valid_{name}": float(value) for name, value in self._parts(outputs, batch).items()}
         maps = stack_maps(outputs)[0].cpu().numpy()
-        truth = {name: value[0].numpy() for name, value in item.items() if name != "source"}
+        truth = {n: v[0].numpy() for n, v in item.items() if n != "source" and v.dim() == 4}
         found = volumes_from(maps, self.train_config.heads, self.train_config.network, truth.get("tau"))
         measures = score_cube(found, truth, 0.5)
         return scores | {f"valid_{name}": measures[name] for name in VALID_SCORES if name in measures}
@@ -192,43 +259,31 @@ def _start_from(network: nn.Module, config: TrainConfig) -> None:
     network.load_state_dict(found.state_dict)
 
 
-def make_datasets(config: TrainConfig, seed: int) -> tuple[Any, Any]:
-    """Return (training, validation) samples, checked.
+def freeze(network: nn.Module) -> list[nn.Module]:
+    """Fix everything before the heads; return the modules whose statistics must stay as well."""
+    fixed = []
+    for name, part in network.named_children():
+        if not name.endswith("_head") and not name.startswith(("decoder", "subdecoder", "out")):
+            part.requires_grad_(False)
+            fixed.append(part)
+    return fixed
 
-    Validation cubes of a synthetic run come from a seed of their own, so training never sees them.
+
+def _inference_network(config: TrainConfig, device: torch.device) -> nn.Module | None:
+    """Return the network of `--init_infer`, None without one.
 
     Raises:
-        DataError: files are missing, of a wrong size, or hold wrong values.
+        DataError: it is of kind refine or lacks a head.
     """
-    shape: Shape = (config.n1, config.n2, config.n3)
-    whole = {"heads": config.heads, "seed": seed}
-    crops = {
-        **whole,
-        "crop_shape": config.crop_shape,
-        "augmented": config.augment,
-        "disturbed": config.disturb,
-    }
-    if not config.synthetic:
-        train_set = VolumePairs(
-            config.folder("data_train"), config.folder("target_train"), shape, limit=config.ntrain, **crops
+    if not config.init_infer:
+        return None
+    found, network = read_network(config.init_infer)
+    if found.kind != "infer" or set(found.config["heads"]) != set(HEADS):
+        raise DataError(
+            f"{config.init_infer}: checkpoint is kind {found.kind} with heads "
+            f"{' '.join(found.config['heads'])}, expected infer with {' '.join(HEADS)}"
         )
-        valid_set = VolumePairs(
-            config.folder("data_valid"), config.folder("target_valid"), shape, limit=config.nvalid, **whole
-        )
-        if distributed.is_main():
-            train_set.check()
-            valid_set.check()
-        return train_set, valid_set
-    generator = preset(config.data_preset)
-    sizes = [given or default for given, default in zip(shape, generator.shape, strict=True)]
-    generator = replace(generator, shape=(sizes[0], sizes[1], sizes[2]))
-    if config.crop_shape and any(c > n for c, n in zip(config.crop_shape, generator.shape, strict=True)):
-        raise DataError(f"--crop {config.crop_shape}: larger than the cubes of {generator.shape}; lower it")
-    num_valid = config.nvalid or NUM_SYNTHETIC_VALID
-    return (
-        SyntheticVolumes(generator, config.samples_per_epoch, **crops),
-        SyntheticVolumes(generator, num_valid, config.heads, seed=seed + 1_000_000_007),
-    )
+    return network.eval().requires_grad_(False).to(device)
 
 
 def train(config: TrainConfig, options: TrainOptions, origins: dict[str, str] | None = None) -> Result | None:
@@ -239,6 +294,7 @@ def train(config: TrainConfig, options: TrainOptions, origins: dict[str, str] | 
         DataError: bad training data, or nothing to resume from.
         DivergedError: a loss became NaN or infinite.
     """
+    _require_torchrun(config)
     if config.synthetic and (origins or {}).get("data") == "command line":
         raise UserError("--data and --synthetic exclude each other; leave one out, or add --synthetic false")
     advice = "lower --batch_train or --crop, or use a device with more memory"
@@ -251,7 +307,9 @@ def train(config: TrainConfig, options: TrainOptions, origins: dict[str, str] | 
         guard = Guard(device, options.on_nonfinite)
         precision = resolve_precision(options.precision, device)
         with distributed.shared_errors():
-            task = FaultTask(config, valid_set, guard, precision, total, compiled=options.compile)
+            task = FaultTask(
+                config, valid_set, guard, precision, total, compiled=options.compile, seed=options.seed
+            )
 
         def batches(first: int, stop: int) -> DataLoader[Any] | Iterable[Any]:
             sampler = StepSampler(len(train_set), batch, options.seed, first, stop)
@@ -274,7 +332,49 @@ def train(config: TrainConfig, options: TrainOptions, origins: dict[str, str] | 
                 best_is_lower=not config.fault,
             )
             _describe_network(task, config)
-            return loop.train(task, [Phase("train", total, batches)], folder, options, cadence, guard)
+            before = task.evaluate() if config.labels else {}
+            result = loop.train(task, [Phase("train", total, batches)], folder, options, cadence, guard)
+            _say_what_was_forgotten(before, result)
+            if result.state == "finished":
+                _calibrate(task, folder, config)
+            return result
+
+
+def _require_torchrun(config: TrainConfig) -> None:
+    """Answer --nodes and --gpus_per_node with the command that starts so many processes."""
+    wanted = config.nodes * config.gpus_per_node
+    if wanted > 1 and not distributed.launched():
+        nodes = f"--nnodes {config.nodes} " if config.nodes > 1 else "--standalone "
+        raise UserError(
+            f"--nodes {config.nodes} --gpus_per_node {config.gpus_per_node}: start it with torchrun "
+            f"{nodes}--nproc_per_node {config.gpus_per_node} scripts/fault_seg/train.py and the other flags"
+        )
+
+
+def _say_what_was_forgotten(before: dict[str, float], result: Result) -> None:
+    """Log the score on synthetic cubes before and after fine-tuning."""
+    name = "valid_tol_iou"
+    if name in before and name in result.scores:
+        get_logger().info(
+            f"Tol-IoU@2 on held-out synthetic cubes: {before[name]:.3f} before, "
+            f"{result.scores[name]:.3f} after"
+        )
+
+
+def _calibrate(task: FaultTask, folder: RunFolder, config: TrainConfig) -> None:
+    """Fit temperature and threshold of the checkpoints that users take, on validation cubes; on rank 0."""
+    with distributed.shared_errors():
+        for name in (LAYOUT.last, LAYOUT.best) if distributed.is_main() else ():
+            path = folder.checkpoints / name
+            if path.is_file():
+                model = load(path, task.guard.device, precision=task.update.precision.name)
+                model.temperature, model.keeps_residual = 1.0, True
+                number = min(len(task.valid), MAX_CALIBRATION_CUBES)  # type: ignore[arg-type]
+                items = [task.valid[Draw(i, i)] for i in range(number)]
+                found = calibration.calibrate(model, items, config.rgt_residual)
+                calibration.store(path, found)
+                said = ", ".join(f"{n} {v:.4g}" for n, v in found.items())
+                get_logger().info(f"{name}: {said}" if said else f"{name}: nothing to calibrate on")
 
 
 def _describe_network(task: FaultTask, config: TrainConfig) -> None:

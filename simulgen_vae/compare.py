@@ -16,6 +16,7 @@ from common.errors import DataError
 from common.noise import gaussian
 from simulgen_vae import baselines, metrics
 from simulgen_vae.basis import Basis
+from simulgen_vae.constraints import constraints_of
 from simulgen_vae.contest import predict_rows
 from simulgen_vae.field_data import FieldData
 from simulgen_vae.gp2 import fit_predictor
@@ -178,22 +179,25 @@ def baseline_methods(
 
 
 def score_methods(
-    methods: Mapping[str, Method], basis: Basis, data: FieldData, numbers: np.ndarray
+    methods: Mapping[str, Method], surrogate: Surrogate, data: FieldData, numbers: np.ndarray
 ) -> list[float]:
     """Fill scores and error against time of every method, one true trajectory in memory at a time.
+
+    What ships keeps its hard constraints, as it does in inference.
 
     Returns:
         the relative L2 error of each row that the basis alone leaves (encode, decode).
     """
     totals = {name: np.zeros(data.num_frames) for name in methods}
-    floor = []
+    floor, basis, limit = [], surrogate.basis, constraints_of(surrogate)
     with torch.no_grad():
         for k, number in enumerate(numbers):
             truth = data.trajectory(int(number))
             again = basis.decode(basis.encode(torch.from_numpy(truth))).numpy()
             floor.append(metrics.relative_l2(again, truth))
             for name, method in methods.items():
-                found = basis.decode(method.c[k]).numpy()
+                field = basis.decode(method.c[k])
+                found = (limit(field) if name == OURS else field).numpy()
                 method.scores.append(metrics.score_sample(found, truth))
                 totals[name] += metrics.error_against_time(found, truth)
     for name, method in methods.items():
@@ -210,15 +214,16 @@ def score_bars(
     seed: int,
 ) -> Bars:
     """Return coverage, width and CRPS of the shipped predictor's bars on unseen rows."""
-    winner, basis = winner_of(surrogate), surrogate.basis
+    winner, basis, limit = winner_of(surrogate), surrogate.basis, constraints_of(surrogate)
     keep = max(1, CURVE_POINTS // len(numbers))
     parts = []
     sums = np.zeros(3)
     for k, number in enumerate(numbers):
         inputs = rows.subset(torch.tensor([k])).inputs()
         with torch.no_grad():
-            found = basis.decode(winner(inputs)[0]).numpy()
-        std = field_std(winner, inputs, basis, calibration.residual_std, seed=seed)[0].numpy()
+            found = limit(basis.decode(winner(inputs)[0])).numpy()
+        spread = limit.of_std(field_std(winner, inputs, basis, calibration.residual_std, seed=seed)[0])
+        std = spread.clamp_min(1e-30).numpy()  # known nodes have none
         truth = data.trajectory(int(number))
         width = calibration.factor * std
         sums += [

@@ -180,6 +180,8 @@ class TrainConfig:
             )
         if self.joint_conditioner and self.mixup:
             raise ValueError("--joint_conditioner --aug_mixup: mixed fields have no inputs; leave one out")
+        if self.mixup and (self.balance != "off" or self.residual_weight > 0):
+            raise ValueError("--balance --residual_weight: mixed fields keep no law; leave --aug_mixup out")
         if self.image_threshold > 255:
             raise ValueError(f"--image_threshold {self.image_threshold}: expected 0 to 255, negative = off")
 
@@ -261,14 +263,16 @@ def smoke() -> TrainConfig:
 
 
 def demo_wave() -> TrainConfig:
-    """Return the training of the demo on the acoustic wave."""
-    return TrainConfig(epochs=20, lc_epochs=150, filters=(64, 48, 32, 24), ema=0.99, max_cpu_s=60.0)
+    """Return the training of the demo on the acoustic wave: numbers say all."""
+    return TrainConfig(
+        epochs=20, lc_epochs=30, filters=(64, 48, 32, 24), ema=0.99, max_cpu_s=90.0, input_type="csv"
+    )
 
 
 def demo_advdiff() -> TrainConfig:
     """Return the training of the demo on heat through a layer: picture and numbers together."""
     return TrainConfig(
-        epochs=20, lc_epochs=20, filters=(64, 48, 32, 24), ema=0.99, max_cpu_s=45.0, fusion_encoder="vit"
+        epochs=20, lc_epochs=12, filters=(64, 48, 32, 24), ema=0.99, max_cpu_s=15.0, fusion_encoder="vit"
     )
 
 

@@ -23,6 +23,9 @@ class MakeDataConfig:
     path: str = option("", "file to write; none = data/simulgen/<kind>.<format>")
     format: str = option("h5", "canonical HDF5, or npy with CSV and PNG beside it", choices=("h5", "npy"))
     write_images: bool = option(True, "write the picture of each simulation too")
+    write_params: tuple[str, ...] = option(
+        (), "names of the parameters that are written, the rest stays hidden; none = all"
+    )
     figures: bool = option(True, "draw frames of three simulations beside the file")
 
     def __post_init__(self) -> None:

@@ -33,6 +33,7 @@ from simulgen_vae.compare import (
 )
 from simulgen_vae.config import TrainConfig
 from simulgen_vae.config_tools import EvaluateConfig
+from simulgen_vae.constraints import constraints_of
 from simulgen_vae.contest import POD_GP
 from simulgen_vae.field_data import FieldData
 from simulgen_vae.model_files import Surrogate, find_model, read_surrogate
@@ -153,7 +154,7 @@ def compare(
     before = np.sort(np.concatenate([split.train, split.validation]))
     fitted_on = rows_of(surrogate, data, before, seed)
     methods |= baseline_methods(config.baseline_names, fitted_on, rows, surrogate.vae.shape.num_latents)
-    floor = score_methods(methods, surrogate.basis, data, numbers)
+    floor = score_methods(methods, surrogate, data, numbers)
     bars = None
     calibration = surrogate.calibration
     if calibration is not None and calibration.factor > 0:
@@ -163,9 +164,9 @@ def compare(
                 "leave the flag out, or train with that coverage"
             )
         bars = score_bars(surrogate, calibration, rows, data, numbers, seed)
-    obeyed = []
+    obeyed, limit = [], constraints_of(surrogate)
     for k, number in enumerate(numbers[:CONSTRAINT_ROWS]):
-        field = surrogate.basis.decode(methods[OURS].c[k]).detach().numpy()
+        field = limit(surrogate.basis.decode(methods[OURS].c[k])).detach().numpy()
         obeyed.append(constraint_scores(field, data.trajectory(int(number)), data.grid_shape))
     constraints = {name: float(np.mean([o[name] for o in obeyed])) for name in obeyed[0]}
     return Evaluation(

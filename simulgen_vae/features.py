@@ -75,6 +75,12 @@ def pooled(image: torch.Tensor) -> torch.Tensor:
     return F.avg_pool2d(image, POOL).flatten(1).double()
 
 
+def constant_columns(values: torch.Tensor) -> torch.Tensor:
+    """Return which columns of values [n, F] never change beyond rounding, bool [F]."""
+    spread = values.double().std(0, correction=0)
+    return spread <= 1e-9 * values.double().abs().amax(0).clamp_min(1e-30)
+
+
 def fit_features(data: TrainingSet, num_modes: int = NUM_PICTURE_MODES) -> InputFeatures:
     """Fit scalings and picture components to the rows of `data`."""
     if data.images is None or num_modes == 0:
@@ -92,8 +98,7 @@ def fit_features(data: TrainingSet, num_modes: int = NUM_PICTURE_MODES) -> Input
     if features.width == 0:
         return features
     raw = features.raw(Inputs(data.params, image))
-    std = raw.std(0, correction=0)
-    constant = std <= 1e-9 * raw.abs().amax(0).clamp_min(1e-30)
+    std, constant = raw.std(0, correction=0), constant_columns(raw)
     features.mean.copy_(raw.mean(0))
     features.inverse_std.copy_(torch.where(constant, 0.0, 1.0 / std.clamp_min(1e-300)))
     return features

@@ -17,6 +17,7 @@ from common.figure_style import OURS as OUR_COLOUR
 from common.figure_style import house_look
 from simulgen_vae import metrics
 from simulgen_vae.compare import OURS, Bars, Method, winner_of
+from simulgen_vae.constraints import constraints_of
 from simulgen_vae.field_data import FieldData
 from simulgen_vae.losses import kl_residual, kl_standard
 from simulgen_vae.model import HierarchicalVae
@@ -69,7 +70,8 @@ def sample_figures(
     truth = data.trajectory(number)[..., field]
     std = None
     with torch.no_grad():
-        prediction = surrogate.basis.decode(found.methods[OURS].c[k]).numpy()[..., field]
+        limit = constraints_of(surrogate)
+        prediction = limit(surrogate.basis.decode(found.methods[OURS].c[k])).numpy()[..., field]
         if surrogate.calibration is not None:
             inputs = rows.subset(torch.tensor([k])).inputs()
             residual = surrogate.calibration.residual_std
@@ -192,11 +194,11 @@ def draw_bars(path: Path, methods: Mapping[str, Method]) -> Path:
 
 def draw_scatter(path: Path, found: Evaluation, surrogate: Surrogate, data: FieldData, field: int) -> Path:
     """Draw predicted against true values of points spread over the held-out samples."""
-    true_values, guesses = [], []
+    true_values, guesses, limit = [], [], constraints_of(surrogate)
     for k, number in enumerate(found.numbers[:20]):
         truth = data.trajectory(int(number))[..., field].reshape(-1)
         with torch.no_grad():
-            guess = surrogate.basis.decode(found.methods[OURS].c[k])[..., field].reshape(-1).numpy()
+            guess = limit(surrogate.basis.decode(found.methods[OURS].c[k]))[..., field].flatten().numpy()
         step = max(1, truth.size // 2000)
         true_values.append(truth[::step])
         guesses.append(guess[::step])

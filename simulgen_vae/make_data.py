@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from simulgen_vae.canonical import About, write_canonical
 from simulgen_vae.config_data import MakeDataConfig
 from simulgen_vae.grids import Grid
 from simulgen_vae.images import write_images
+from simulgen_vae.symmetry import Symmetry
 from simulgen_vae.synthetic import GENERATOR_VERSION, GENERATORS, Generator
 
 FIGURE_SAMPLES = 3
@@ -30,6 +32,7 @@ class _Filled:
         self.grid = Grid(config.nx, config.ny)
         self.params = np.array([generator.params(seed, i) for i in range(config.num)])
         self.images = np.stack([generator.picture(p, self.grid) for p in self.params])
+        self.shown = shown_params(config, generator)
         has_balance = generator.name == "advdiff"
         self.balance = np.zeros((config.num, config.frames, 3)) if has_balance else None
         self.first: list[np.ndarray] = []
@@ -45,6 +48,30 @@ class _Filled:
             if (i + 1) % max(1, self.config.num // 5) == 0:
                 get_logger().info(f"{i + 1} of {self.config.num} simulations")
             yield u.reshape(len(u), -1, 1).astype(np.float32)
+
+    @property
+    def param_names(self) -> tuple[str, ...]:
+        """Names of the parameters that are written."""
+        return tuple(self.generator.param_names[k] for k in self.shown)
+
+    def symmetry(self) -> Symmetry:
+        """Return the mirror in terms of the parameters that are written."""
+        whole = self.generator.symmetry(self.grid)
+        matrix = whole.param_matrix[np.ix_(self.shown, self.shown)]
+        return dataclasses.replace(whole, param_matrix=matrix, param_offset=whole.param_offset[self.shown])
+
+
+def shown_params(config: MakeDataConfig, generator: Generator) -> list[int]:
+    """Return the numbers of the parameters that are written.
+
+    Raises:
+        UserError: one is unknown.
+    """
+    names = generator.param_names
+    unknown = [name for name in config.write_params if name not in names]
+    if unknown:
+        raise UserError(f"--write_params {' '.join(unknown)}: expected some of {' '.join(names)}")
+    return [k for k, name in enumerate(names) if not config.write_params or name in config.write_params]
 
 
 def output_path(config: MakeDataConfig) -> Path:
@@ -64,11 +91,12 @@ def make_data(config: MakeDataConfig, options: BasicOptions, seed: int = 0) -> d
     path = output_path(config)
     if path.exists() and not options.overwrite:
         raise UserError(f"{path}: exists already; add --overwrite or choose another --path")
+    generator = GENERATORS[config.kind]
+    shown_params(config, generator)
     shape = (config.num, config.frames, config.nx * config.ny, 1)
     require_free_space(path, 4 * int(np.prod(shape)))
     if options.dry_run:
         return {"path": path, "shape": shape}
-    generator = GENERATORS[config.kind]
     filled = _Filled(config, generator, seed)
     started = time.perf_counter()
     (_write_h5 if config.format == "h5" else _write_npy)(path, shape, filled)
@@ -82,7 +110,7 @@ def make_data(config: MakeDataConfig, options: BasicOptions, seed: int = 0) -> d
 def _write_h5(path: Path, shape: tuple[int, int, int, int], filled: _Filled) -> None:
     config, generator, grid = filled.config, filled.generator, filled.grid
     arrays = {
-        "params": filled.params,
+        "params": filled.params[:, filled.shown],
         "images": filled.images if config.write_images else None,
         "time": generator.times(config.frames),
         "coords": grid.coords(),
@@ -91,10 +119,10 @@ def _write_h5(path: Path, shape: tuple[int, int, int, int], filled: _Filled) -> 
     about = About(
         field_names=(generator.field,),
         units=("1",),
-        param_names=generator.param_names,
+        param_names=filled.param_names,
         grid_shape=(grid.ny, grid.nx),
         cells=grid.cells(),
-        symmetry=generator.symmetry(grid),
+        symmetry=filled.symmetry(),
         attributes={"generator": generator.name, "seed": filled.seed, "version": GENERATOR_VERSION},
     )
     write_canonical(path, shape, filled.trajectories(), about, arrays)
@@ -108,11 +136,11 @@ def _write_npy(path: Path, shape: tuple[int, int, int, int], filled: _Filled) ->
             array[i] = u[..., 0]
         array.flush()
         del array
-    lines = [",".join(filled.generator.param_names)]
-    lines += [",".join(f"{value:.9g}" for value in row) for row in filled.params]
+    lines = [",".join(filled.param_names)]
+    lines += [",".join(f"{value:.9g}" for value in row) for row in filled.params[:, filled.shown]]
     write_text(path.with_name(f"{path.stem}_params.csv"), "\n".join(lines) + "\n")
     with atomic_path(path.with_name(f"{path.stem}_symmetry.npz")) as temporary, temporary.open("wb") as file:
-        np.savez(file, **filled.generator.symmetry(filled.grid).arrays())
+        np.savez(file, **filled.symmetry().arrays())
     if filled.config.write_images:
         write_images(path.with_name(f"{path.stem}_images"), filled.images)
 

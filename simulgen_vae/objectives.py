@@ -209,6 +209,10 @@ class EndToEndObjective(nn.Module):
             errors = self.reconstruction.of_output(self.vae, features.float(), zeta, c)
             parts = {"recon": (batch["weight"] * errors).mean()}
             loss = self.lc_alpha * parts["recon"]
+            if self.reconstruction.penalty is not None:
+                c_hat = self.vae.channels_of(features.float(), zeta)
+                parts["penalty"] = self.reconstruction.penalty(c_hat, batch).mean()
+                loss = loss + parts["penalty"]
             if self.latent_weight > 0:
                 true_main, true_levels = self.conditioner.standardised(batch["z"], batch["h"].flatten(1))
                 parts["latent"] = latent_loss(

@@ -27,15 +27,9 @@ from common.task import Task
 from simulgen_vae import spectral
 from simulgen_vae.conditioner import Conditioner
 from simulgen_vae.config import TrainConfig
-from simulgen_vae.losses import CHANNEL_SUBSET, LOSS_TYPES
+from simulgen_vae.losses import CHANNEL_SUBSET
 from simulgen_vae.model import HierarchicalVae
-from simulgen_vae.objectives import (
-    ConditionerObjective,
-    EndToEndObjective,
-    Penalty,
-    Reconstruction,
-    VaeObjective,
-)
+from simulgen_vae.objectives import Penalty, VaeObjective
 from simulgen_vae.progress import (
     CONDITIONER,
     END_TO_END,
@@ -55,10 +49,9 @@ from simulgen_vae.scoring import (
     reconstruction_errors,
 )
 from simulgen_vae.training_data import ConditionerRows, JointRows, TrainingData, VaeRows, collate
-from simulgen_vae.updaters import make_updater
+from simulgen_vae.updaters import UpdateContext, phase_updaters
 
 PACKAGE = "simulgen_vae"
-E2E_TRANSITION = 0.1
 
 
 class SurrogateTask(Task):
@@ -176,47 +169,10 @@ class SurrogateTask(Task):
 
     def _updaters(self, name: str) -> dict[str, Updater]:
         """Return the updaters of a phase: networks, optimizers, schedules and averages."""
-        c = self.train_config
-        self.vae.requires_grad_(name == VAE)
-        if name == VAE:
-            objective = VaeObjective(self.vae, self._reconstruction(name), c.alpha, c.free_bits)
-            made = {VAE: self._updater(objective, c.lr, c.weight_decay, name)}
-            if self._is_joint:
-                assert self.conditioner is not None
-                joint = ConditionerObjective(self.conditioner)
-                made[CONDITIONER] = self._updater(joint, c.lc_lr, c.lc_weight_decay, name)
-            return made
-        assert self.conditioner is not None
-        if name == CONDITIONER:
-            objective: nn.Module = ConditionerObjective(self.conditioner)
-        else:
-            self.vae.decoder.requires_grad_(c.e2e_train_decoder)
-            for level in self.vae.decoder.levels:
-                level.prior.requires_grad_(False)  # means are decoded: no prior takes part
-            weight = c.latent_reg_weight if c.use_latent_regularization else 0.0
-            objective = EndToEndObjective(
-                self.conditioner, self.vae, self._reconstruction(name), c.lc_alpha, weight
-            )
-        return {name: self._updater(objective, c.lc_lr, c.lc_weight_decay, name)}
-
-    def _updater(self, objective: nn.Module, lr: float, weight_decay: float, phase: str) -> Updater:
-        return make_updater(
-            objective,
-            self.vae.linear,
-            self.train_config,
-            self.lengths[phase],
-            self.guard,
-            self.precision,
-            lr=lr,
-            weight_decay=weight_decay,
-            kind=self.train_config.lr_schedule if phase == VAE else "cosine",
+        context = UpdateContext(
+            self.train_config, self.lengths[name], self.guard, self.precision, self._modes, self.penalty
         )
-
-    def _reconstruction(self, phase: str) -> Reconstruction:
-        c = self.train_config
-        if phase == END_TO_END:
-            return Reconstruction(c.e2e_loss_function, E2E_TRANSITION, self._modes)
-        return Reconstruction(LOSS_TYPES[c.loss_type], modes=self._modes, penalty=self.penalty)
+        return phase_updaters(name, self.vae, self.conditioner, context)
 
     def ended(self, name: str) -> bool:
         """Tell whether a phase is over."""
@@ -226,7 +182,9 @@ class SurrogateTask(Task):
         """Yield what is left of a phase's batches; an early stop ends them."""
         lengths, c = self.lengths[name], self.train_config
         if name == VAE:
-            kind = JointRows if self._is_joint else VaeRows
+            # A conservation law needs the parameters of its samples; mixed ones have none.
+            with_inputs = self._is_joint or (self.penalty is not None and not c.mixup)
+            kind = JointRows if with_inputs else VaeRows
             rows: Any = kind(
                 self.data,
                 self.vae.shape.num_latents,

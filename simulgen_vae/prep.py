@@ -22,6 +22,7 @@ from simulgen_vae.fields import existing, open_fields
 from simulgen_vae.hdf5_input import DAMAGE, find_item, open_h5
 from simulgen_vae.normalize import FieldStatistics
 from simulgen_vae.split import Split, make_split
+from simulgen_vae.uncertainty import keep_for_calibration
 
 
 def open_input(config: PrepDataConfig) -> FieldData:
@@ -71,8 +72,10 @@ def prep_data(config: PrepDataConfig, options: BasicOptions) -> dict[str, Any]:
         if not options.dry_run:
             _write(path, data, split)
             if config.fit_basis and split is not None:
-                basis = _fit(data, split, config)
-                store_basis(path, basis, split.train)
+                # Rows that a training would keep for its error bars must not be seen by the basis either.
+                rows = keep_for_calibration(split, data.num_samples, config.seed)[0].train
+                basis = _fit(data, rows, config)
+                store_basis(path, basis, rows, request_of(config.num_modes, config.energy, data))
                 result |= {"num_modes": basis.num_modes, "energy": float(basis.energy)}
             result["path"] = path
         return result
@@ -88,10 +91,17 @@ def _split(data: FieldData, config: PrepDataConfig) -> Split | None:
     return make_split(data, *fractions, seed=config.seed, split_file=config.split_file)
 
 
-def _fit(data: FieldData, split: Split, config: PrepDataConfig) -> Basis:
+def request_of(num_modes: int, energy: float, data: FieldData) -> str:
+    """Return what a basis was asked for beside its rows; another request needs another basis."""
+    size = f"{num_modes} modes" if num_modes else f"energy {energy!r}"
+    parts = (data.num_frames, data.num_nodes, data.num_fields)
+    return f"{size}, frames nodes fields {parts}, mirrored {data.symmetry is not None}"
+
+
+def _fit(data: FieldData, rows: np.ndarray, config: PrepDataConfig) -> Basis:
     return fit_basis(
         data,
-        split.train,
+        rows,
         config.num_modes,
         config.energy,
         config.max_memory,
@@ -168,8 +178,8 @@ def _write(path: Path, data: FieldData, split: Split | None) -> None:
     write_canonical(path, data.shape, trajectories(), about, arrays)
 
 
-def store_basis(path: Path, basis: Basis, rows: np.ndarray) -> None:
-    """Add the basis and the rows it was fitted on to a canonical file, replacing one that is there."""
+def store_basis(path: Path, basis: Basis, rows: np.ndarray, request: str) -> None:
+    """Add the basis, its rows and what was asked for to a canonical file, replacing one that is there."""
     import h5py
 
     tensors = basis.state_dict()
@@ -181,13 +191,14 @@ def store_basis(path: Path, basis: Basis, rows: np.ndarray) -> None:
                 del h5["basis"]
             group = h5.create_group("basis")
             group.attrs["hash"] = content_hash(dict(tensors))
+            group.attrs["request"] = request
             group.create_dataset("rows", data=np.asarray(rows, dtype=np.int64))
             for name, tensor in tensors.items():
                 group.create_dataset(name, data=tensor.numpy())
 
 
-def stored_basis(path: str | Path, rows: np.ndarray) -> Basis | None:
-    """Return the basis that a canonical file holds, or None when there is none for exactly these rows.
+def stored_basis(path: str | Path, rows: np.ndarray, request: str) -> Basis | None:
+    """Return the basis that a canonical file holds, or None when there is none for these rows and request.
 
     Raises:
         DataError: it is damaged.
@@ -199,6 +210,8 @@ def stored_basis(path: str | Path, rows: np.ndarray) -> Basis | None:
     try:
         group = find_item(h5, "basis", path)
         if group is None or not np.array_equal(group["rows"][()], np.asarray(rows)):
+            return None
+        if str(group.attrs.get("request", "")) != request:
             return None
         names = [name for name in group if name != "rows"]
         tensors = {name: torch.from_numpy(np.asarray(find_item(group, name, path)[()])) for name in names}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,15 @@ from common.log import get_logger
 from simulgen_vae.basis import Basis, fit_basis, identity_basis
 from simulgen_vae.config import TrainConfig
 from simulgen_vae.config_files import find_data
-from simulgen_vae.dataset import load_coefficients
+from simulgen_vae.features import constant_columns
+from simulgen_vae.fetch import fetch_files, fetch_mapped, fetch_stored
 from simulgen_vae.field_data import FieldData
 from simulgen_vae.fields import open_fields
 from simulgen_vae.front_end import FrontEnd
 from simulgen_vae.linear_start import streamed_pod
 from simulgen_vae.model import Start
 from simulgen_vae.predictor import TrainingSet
+from simulgen_vae.prep import request_of, stored_basis
 from simulgen_vae.progress import part_of
 from simulgen_vae.reduced import fit_trajectory_pod, reduce_all
 from simulgen_vae.split import Split, make_split
@@ -38,7 +40,6 @@ from simulgen_vae.tables import read_table
 from simulgen_vae.training_data import TrainingData
 
 PICTURES = (".png", ".jpg", ".jpeg")
-FREE_SHARE = 0.8  # of the free memory that preloaded coefficients may take
 PREPARED = ("front_end", "num_modes", "energy", "symmetry")
 
 
@@ -136,7 +137,8 @@ def provenance_of(config: TrainConfig, data: FieldData, split: Split) -> str:
     chosen = {name: getattr(config, name) for name in PREPARED}
     digest = hashlib.blake2b(json.dumps(chosen, sort_keys=True).encode(), digest_size=16)
     digest.update(data.provenance.encode())
-    digest.update(split.codes(data.num_samples).tobytes())
+    rows = np.concatenate([split.train, split.validation, split.test])  # perhaps of a larger data set
+    digest.update(split.codes(max(data.num_samples, int(rows.max()) + 1)).tobytes())
     return digest.hexdigest()
 
 
@@ -164,15 +166,17 @@ def prepare(
     kind = input_type_of(config, data)
     params = torch.from_numpy(np.ascontiguousarray(data.params)) if kind in ("csv", "fusion") else None
     images = torch.from_numpy(np.ascontiguousarray(data.images)) if kind not in ("csv", "") else None
+    if params is not None:
+        _warn_of_constants(params[torch.from_numpy(split.train)], data)
     train_rows = split.train
     if data.symmetry is not None:
         train_rows = np.concatenate([split.train, data.num_samples + np.arange(len(split.train))])
         c, params, images = _with_mirror_images(c, params, images, basis, data.symmetry, split)
     front_end = FrontEnd(basis)
     if config.cache == "disk" and not basis.is_identity:
-        fetch = _fetch_mapped(data, basis, split, folder)
+        fetch = fetch_mapped(data, basis, split, folder)
     else:
-        fetch = _fetch_files(data, basis, split) if c is None else _fetch_stored(c, config, device)
+        fetch = fetch_files(data, basis, split) if c is None else fetch_stored(c, config, device)
     num_rows = data.num_samples + len(train_rows) - len(split.train)
     norms = [front_end.norm2(fetch(list(part))) for part in _parts(range(num_rows), 16)]
     return TrainingData(
@@ -188,6 +192,16 @@ def prepare(
         relative=config.sample_weighting == "relative",
         extra={"provenance": provenance_of(config, data, split), "fields": data},
     )
+
+
+def _warn_of_constants(params: torch.Tensor, data: FieldData) -> None:
+    """Say which parameters never change over the training rows [n, P]: nothing can be learnt from them."""
+    constant = constant_columns(params)
+    if bool(constant.any()) and distributed.is_main():
+        names = [data.param_names[k] for k in torch.nonzero(constant)[:, 0].tolist()]
+        get_logger().warning(
+            "warning: %s: constant over the training rows, dropped: %s", data.path, ", ".join(names)
+        )
 
 
 def _with_mirror_images(
@@ -265,17 +279,7 @@ def _compute_reduced(
     if basis is None and config.front_end == "none":
         basis = identity_basis(data, split.train)
     elif basis is None:
-        modes = 0 if config.num_modes == "auto" else int(config.num_modes)
-        basis = fit_basis(
-            data,
-            split.train,
-            modes,
-            config.energy,
-            config.max_memory,
-            symmetry=data.symmetry,
-            seed=seed,
-            device=device,
-        )
+        basis = _pod_basis(config, data, split, seed, device)
     c = None
     if not basis.is_identity and config.cache != "disk":
         c = torch.from_numpy(reduce_all(data, basis))
@@ -283,53 +287,23 @@ def _compute_reduced(
     return made if c is None else {**made, "c": c}
 
 
-def _fetch_stored(
-    c: torch.Tensor, config: TrainConfig, device: torch.device
-) -> Callable[[Sequence[int]], torch.Tensor]:
-    """Return rows of coefficients from the device or from host memory, as `--cache` says."""
-    place = "gpu" if config.load_all and config.cache == "auto" else config.cache
-    if place == "auto":
-        place = "gpu" if _free_bytes(device) * FREE_SHARE > c.numel() * 4 else "ram"
-    stored = c.to(device) if place == "gpu" else c
-    return lambda rows: stored[list(rows)]
-
-
-def _fetch_mapped(
-    data: FieldData, basis: Basis, split: Split, folder: Path | None
-) -> Callable[[Sequence[int]], torch.Tensor]:
-    """Return rows of coefficients from a mapped file in `folder`; mirror images are made when asked for."""
-    with distributed.main_first():
-        stored = load_coefficients(data, basis, folder)
-    matrix, offset = basis.mirror(data.symmetry) if data.symmetry is not None else (None, None)
-
-    def read(row: int) -> torch.Tensor:
-        if row < data.num_samples:
-            return torch.from_numpy(np.array(stored[row]))
-        assert matrix is not None and offset is not None
-        return (
-            matrix @ torch.from_numpy(np.array(stored[split.train[row - data.num_samples]])) + offset[:, None]
-        )
-
-    return lambda rows: torch.stack([read(int(row)) for row in rows])
-
-
-def _free_bytes(device: torch.device) -> int:
-    """Return the free memory of an accelerator; on a CPU the coefficients are in its memory anyway."""
-    return 0 if device.type == "cpu" else int(torch.accelerator.get_memory_info(device)[0])
-
-
-def _fetch_files(data: FieldData, basis: Basis, split: Split) -> Callable[[Sequence[int]], torch.Tensor]:
-    """Return rows of standardised fields, read one trajectory at a time; mirror images are mapped ones."""
-
-    def read(row: int) -> torch.Tensor:
-        own = row < data.num_samples
-        u = torch.from_numpy(data.trajectory(row if own else int(split.train[row - data.num_samples])))
-        if not own:
-            assert data.symmetry is not None
-            u = data.symmetry.apply_fields(u)
-        return basis.encode(u).contiguous()
-
-    return lambda rows: torch.stack([read(int(row)) for row in rows])
+def _pod_basis(config: TrainConfig, data: FieldData, split: Split, seed: int, device: torch.device) -> Basis:
+    """Return the basis that prep_data stored for these rows and settings, or a new one."""
+    modes = 0 if config.num_modes == "auto" else int(config.num_modes)
+    found = stored_basis(data.path, split.train, request_of(modes, config.energy, data))
+    if found is not None:
+        get_logger().info("basis: %d modes, as stored in %s", found.num_modes, data.path)
+        return found
+    return fit_basis(
+        data,
+        split.train,
+        modes,
+        config.energy,
+        config.max_memory,
+        symmetry=data.symmetry,
+        seed=seed,
+        device=device,
+    )
 
 
 def start_of(training: TrainingData, num_latents: int) -> Start:

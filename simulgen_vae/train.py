@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,13 @@ from common.run import RunFolder, TrainOptions, machine
 from common.task import Cadence, Phase, Result
 from simulgen_vae.conditioner import Conditioner, ConditionerShape
 from simulgen_vae.config import TrainConfig
+from simulgen_vae.constraints import (
+    CoefficientPenalty,
+    Constraints,
+    Settings,
+    arrays_to_store,
+    make_constraints,
+)
 from simulgen_vae.field_data import FieldData
 from simulgen_vae.launch import advise_on_divergence, explain_set_up, require_launcher
 from simulgen_vae.model import HierarchicalVae, VaeShape, parameter_count
@@ -51,7 +58,7 @@ from simulgen_vae.progress import CONDITIONER, END_TO_END, PHASES, VAE, lengths_
 from simulgen_vae.scoring import posterior_means, reconstruction_errors
 from simulgen_vae.split import Split, write_split
 from simulgen_vae.training_data import TrainingData
-from simulgen_vae.uncertainty import calibration_rows
+from simulgen_vae.uncertainty import keep_for_calibration
 
 EVALUATIONS = 40  # at most so many in a phase, unless --eval_every says otherwise
 ADVICE = "use --batch_size {half}, --load_all 0 and --checkpointing 1"
@@ -117,6 +124,7 @@ def gather(config: TrainConfig, options: TrainOptions) -> Inputs:
     else:
         split, calibration = given.split, given.calibration_rows
         require_same(config, data, given)
+    constraints_for(config, data, torch.ones(data.num_fields))  # to refuse bad flags before anything is made
     if not input_type_of(config, data) and config.lc_only:
         raise DataError(f"{data.path}: no parameters and no pictures; --lc_only needs one of them")
     return Inputs(config, data, split, calibration, given)
@@ -143,12 +151,6 @@ def require_same(config: TrainConfig, data: FieldData, given: Surrogate) -> None
             f"{data.path}: not the data set that the VAE was trained on (its content or its split differ); "
             "name that one with --data, or train the VAE again"
         )
-
-
-def keep_for_calibration(split: Split, num_samples: int, seed: int) -> tuple[Split, np.ndarray]:
-    """Return the split without the rows kept for calibration, and those; validation serves in small data."""
-    train_rows, kept = calibration_rows(torch.from_numpy(split.train), num_samples, seed)
-    return Split(train_rows.numpy(), split.validation, split.test), kept.numpy()
 
 
 def make_training(inputs: Inputs, seed: int, device: torch.device, folder: Path | None) -> TrainingData:
@@ -184,8 +186,37 @@ def make_task(inputs: Inputs, training: TrainingData, options: TrainOptions, gua
         for name, count in epochs.items()
     }
     precision = resolve_precision(options.precision, guard.device)
+    basis = training.front_end.basis
+    constraints = constraints_for(config, inputs.data, basis.field_std)
+    penalty = CoefficientPenalty(constraints, basis, device=guard.device) if constraints.is_soft else None
     return SurrogateTask(
-        config, training, vae, conditioner, lengths, guard, precision, options.seed, compiled=options.compile
+        config,
+        training,
+        vae,
+        conditioner,
+        lengths,
+        guard,
+        precision,
+        options.seed,
+        compiled=options.compile,
+        penalty=penalty,
+    )
+
+
+def constraints_for(config: TrainConfig, data: FieldData, field_std: torch.Tensor) -> Constraints:
+    """Return what the flags ask predictions of this data set to keep.
+
+    Raises:
+        UserError: the flags do not fit each other or the data.
+        DataError: the file of known nodes is bad.
+    """
+    return make_constraints(
+        Settings.of(asdict(config)),
+        shape=(data.num_frames, data.num_nodes, data.num_fields),
+        field_names=data.field_names,
+        field_std=field_std,
+        time=torch.from_numpy(np.asarray(data.time, dtype=np.float32)),
+        grid_shape=data.grid_shape,
     )
 
 
@@ -285,7 +316,7 @@ def _surrogate(task: SurrogateTask, inputs: Inputs, outcome: Outcome | None) -> 
         calibration=outcome.calibration if outcome else None,
         split=inputs.split,
         calibration_rows=inputs.calibration,
-        arrays=_arrays(data, inputs.split),
+        arrays=_arrays(data, inputs),
         symmetry=data.symmetry,
     )
 
@@ -311,11 +342,13 @@ def _names(data: FieldData) -> dict[str, Any]:
     return plain_tree(found)
 
 
-def _arrays(data: FieldData, split: Split) -> dict[str, torch.Tensor]:
+def _arrays(data: FieldData, inputs: Inputs) -> dict[str, torch.Tensor]:
     """Return what inference must know of the data, as tensors."""
     found = {"time": data.time, "coords": data.coords, "mask": data.mask}
     if data.params is not None:
-        found["train_params"] = data.params[split.train]
+        found["train_params"] = data.params[inputs.split.train]
+    shape = (data.num_frames, data.num_nodes, data.num_fields)
+    found |= arrays_to_store(Settings.of(asdict(inputs.config)), shape)
     found |= {f"cells_{name}": value for name, value in data.cells.items()}
     return {n: torch.from_numpy(np.ascontiguousarray(v)) for n, v in found.items() if v is not None}
 

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from common.errors import UserError
 from common.noise import numpy_stream
 from simulgen_vae.predictor import Inputs, Predictor, TrainingSet
+from simulgen_vae.split import Split
 
 if TYPE_CHECKING:
     from simulgen_vae.basis import Basis
@@ -174,3 +176,9 @@ def calibration_rows(train: torch.Tensor, num_samples: int, seed: int) -> tuple[
     count = min(round(0.1 * num_samples), len(train) // 2)
     order = torch.from_numpy(numpy_stream(seed, "calibration rows").permutation(len(train)))
     return train[order[count:].sort().values], train[order[:count].sort().values]
+
+
+def keep_for_calibration(split: Split, num_samples: int, seed: int) -> tuple[Split, np.ndarray]:
+    """Return the split without the rows kept for calibration, and those; validation serves in small data."""
+    train_rows, kept = calibration_rows(torch.from_numpy(split.train), num_samples, seed)
+    return Split(train_rows.numpy(), split.validation, split.test), kept.numpy()

@@ -125,12 +125,15 @@ def mask_frequencies(gathers: np.ndarray, dt_s: float, rng: np.random.Generator)
 
 def tilt(gathers: np.ndarray, dt_s: float, peak_hz: float, rng: np.random.Generator) -> np.ndarray:
     """Reshape the wavelet to a peak of 13.5 to 16.5 Hz (scaled with the survey's), with a water level."""
-    scale = peak_hz / 15.0
-    wanted = rng.uniform(*PEAK_RANGE_HZ) * scale
+    return change_peak(gathers, dt_s, peak_hz, rng.uniform(*PEAK_RANGE_HZ) * peak_hz / 15.0)
+
+
+def change_peak(gathers: np.ndarray, dt_s: float, peak_hz: float, wanted_hz: float) -> np.ndarray:
+    """Turn a Ricker wavelet of `peak_hz` into one of `wanted_hz`: spectral ratio with a water level."""
     length = gathers.shape[-2]
     ours, other = (
         np.abs(np.fft.rfft(ricker(peak, length, dt_s, length * dt_s / 2).numpy(), n=2 * length))
-        for peak in (peak_hz, wanted)
+        for peak in (peak_hz, wanted_hz)
     )
     ratio = other * ours / (ours**2 + (WATER_LEVEL * ours.max()) ** 2)
     return _trace(_spectrum(gathers) * ratio[:, None], length)
@@ -148,12 +151,20 @@ def mask_time(gathers: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def add_noise(gathers: np.ndarray, dt_s: float, peak_hz: float, rng: np.random.Generator) -> np.ndarray:
     """Add noise with the wavelet's spectrum, 10 to 40 dB below the signal."""
+    return gathers + noise_like(gathers, dt_s, peak_hz, None, rng)
+
+
+def noise_like(
+    gathers: np.ndarray, dt_s: float, peak_hz: float, snr_db: float | None, rng: np.random.Generator
+) -> np.ndarray:
+    """Return noise [S, T, R] with the wavelet's spectrum, `snr_db` below the signal (none = 10 to 40 dB)."""
     frequency = np.fft.rfftfreq(gathers.shape[-2], dt_s) / peak_hz
     shape = frequency**2 * np.exp(1 - frequency**2)
     white = np.fft.rfft(rng.standard_normal(gathers.shape), axis=-2)
     noise = np.fft.irfft(white * shape[:, None], n=gathers.shape[-2], axis=-2)
+    level = rng.uniform(10, 40) if snr_db is None else snr_db
     power = np.sqrt(np.mean(gathers**2) / max(float(np.mean(noise**2)), 1e-30))
-    return gathers + noise * power * 10 ** (-rng.uniform(10, 40) / 20)
+    return noise * power * 10 ** (-level / 20)
 
 
 def drop_traces(gathers: np.ndarray, live: np.ndarray, rng: np.random.Generator) -> np.ndarray:

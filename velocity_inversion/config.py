@@ -7,8 +7,15 @@ from pathlib import Path
 
 from common.cli import option
 
+STAGES = ("network", "diffusion", "all")
 VARIANTS = ("base", "wide", "deep", "inversionnet")
 MODELS = ("ensemble", "inversionnet")
+_DIFFUSION = ("diffusion_steps", "diffusion_width")
+
+
+def words(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the words of a flag that takes several, separated by spaces, commas or both."""
+    return tuple(word for value in values for word in value.split(",") if word)
 
 
 @dataclass(frozen=True)
@@ -19,6 +26,13 @@ class TrainConfig:
     val_data_path: str = option("", "validation folder; none = a split of the training data")
     val_fraction: float = option(0.1, "share of samples for validation without --val_data_path")
     model: str = option("ensemble", "the ensemble, or the baseline network alone", choices=MODELS)
+    stage: str = option(
+        "network", "train the ensemble, the diffusion stage after it, or both", choices=STAGES
+    )
+    model_path: str = option("", "ensemble of --stage diffusion; none = that of --out")
+    diffusion_steps: int = option(5000, "optimizer steps of the diffusion stage")
+    diffusion_lr: float = option(2e-4, "its learning rate")
+    diffusion_width: int = option(32, "channels of its first level")
     batch_size: int = option(8, "samples a process and step")
     learning_rate: float = option(2e-3, "largest learning rate", aliases=("lr",))
     accumulate: int = option(1, "pieces that a batch is cut into, to save memory")
@@ -70,7 +84,16 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check what one value alone, or two together, can be wrong about."""
-        for name in ("batch_size", "accumulate", "num_epochs", "num_models", "embed_dim", "num_layers"):
+        object.__setattr__(self, "member_variants", words(self.member_variants))
+        for name in (
+            "batch_size",
+            "accumulate",
+            "num_epochs",
+            "num_models",
+            "embed_dim",
+            "num_layers",
+            *_DIFFUSION,
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} {getattr(self, name)}: expected 1 or more")
         if self.batch_size % self.accumulate:
@@ -82,6 +105,10 @@ class TrainConfig:
         unknown = sorted(set(self.member_variants) - set(VARIANTS))
         if unknown or not self.member_variants:
             raise ValueError(f"--member_variants {' '.join(unknown)}: expected of {', '.join(VARIANTS)}")
+        if self.diffusion_lr <= 0 or self.diffusion_width % 8:
+            raise ValueError("--diffusion_lr, --diffusion_width: expected more than 0, and a multiple of 8")
+        if self.stage != "network" and self.model == "inversionnet":
+            raise ValueError(f"--stage {self.stage}: follows the ensemble, not --model inversionnet")
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"--val_fraction {self.val_fraction}: expected between 0 and 1")
 
@@ -103,8 +130,8 @@ def smoke() -> TrainConfig:
 
 
 def demo() -> TrainConfig:
-    """Return the demo's training: two members of 45 CPU seconds."""
-    return TrainConfig(num_models=2, max_cpu_s=45, warmup_fraction=0.06, ema_decay=0.98, physics_every=0)
+    """Return the demo's training: two members of 35 CPU seconds."""
+    return TrainConfig(num_models=2, max_cpu_s=35, warmup_fraction=0.06, ema_decay=0.98, physics_every=0)
 
 
 def bench() -> TrainConfig:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.cli import option
-from velocity_inversion.geometry import LAYOUTS
+from velocity_inversion.config import words
 from velocity_inversion.synthetic import DEFAULT_FAMILIES, FAMILIES
 
 
@@ -36,6 +36,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Check counts and families."""
+        object.__setattr__(self, "families", words(self.families))
         if min(self.num_train, self.num_val, self.num_test) < 0 or self.total == 0:
             raise ValueError("--num_train --num_val --num_test: expected at least one sample")
         unknown = sorted(set(self.families) - set(FAMILIES))
@@ -74,20 +75,36 @@ DATA_PRESETS = {"smoke": smoke, "demo": demo, "bench": bench}
 class PrepConfig:
     """What `prep_data` reads and how it treats it."""
 
-    data_path: str = option("", "folder of either layout")
-    segy: str = option("", "SEG-Y file of shots")
-    layout: str = option("folders", "layout written from SEG-Y", choices=LAYOUTS)
+    data_path: str = option("", "folder of either layout, or a list file of pairs")
+    segy: tuple[str, ...] = option((), "SEG-Y files of shots, each becomes one sample")
+    model_shape_zx: tuple[int, ...] = option((), "cells of the model for SEG-Y data, Z X")
+    dx_m: float = option(10.0, "cell of the model for SEG-Y data", unit="m")
+    x0_m: str = option(
+        "auto", "x of the model's first cell in SEG-Y coordinates; auto = the smallest", unit="m"
+    )
+    peak_hz: float = option(15.0, "peak frequency of the wavelet for SEG-Y data", unit="Hz")
     net_dt_s: float = option(0.004, "interval that the network sees", unit="s")
     bandpass_low_hz: float = option(0.0, "low corner of a zero-phase band-pass; 0 = open", unit="Hz")
     bandpass_high_hz: float = option(0.0, "high corner; 0 = open", unit="Hz")
     check_physics: int = option(0, "samples with truth to simulate and compare")
-    update_geometry: bool = option(False, "store the sign, scale and delay that fit best")
-    analyze: bool = option(False, "print shapes, statistics and a spectrum")
-    model_shape_zx: tuple[int, ...] = option((), "cells of the model for SEG-Y data, Z X")
-    dx_m: float = option(10.0, "cell of the model for SEG-Y data", unit="m")
+    update_geometry: bool = option(False, "store the sign, scale and delay that fit best in geometry.json")
+    analyze: bool = option(False, "print and write shapes, statistics and a spectrum")
     cache_dir: Path = option(Path(".cache/velocity_inversion"), "decimated gathers")
 
     def __post_init__(self) -> None:
-        """Check that there is one input."""
+        """Check that there is one input, and what SEG-Y cannot say."""
         if bool(self.data_path) == bool(self.segy):
             raise ValueError("--data_path and --segy: expected one of them")
+        if self.segy and (len(self.model_shape_zx) != 2 or min(self.model_shape_zx) < 2):
+            raise ValueError("--model_shape_zx: expected Z and X, the cells of the section, with --segy")
+        if self.update_geometry and not self.check_physics:
+            raise ValueError("--update_geometry: needs --check_physics N")
+        if self.x0_m != "auto":
+            try:
+                float(self.x0_m)
+            except ValueError:
+                raise ValueError(f"--x0_m {self.x0_m}: expected auto or a number") from None
+        if min(self.dx_m, self.net_dt_s, self.peak_hz) <= 0 or self.check_physics < 0:
+            raise ValueError(
+                "--dx_m, --net_dt_s, --peak_hz: expected more than 0; --check_physics: 0 or more"
+            )

@@ -167,13 +167,17 @@ class Ensemble:
             yield member.eval().to(device)
 
 
-def save_ensemble(path: Path, ensemble: Ensemble, step: int = 0) -> None:
-    """Write the ensemble as one checkpoint under plain names, `members.<k>.<name>`."""
-    state = {
+def state_of(ensemble: Ensemble) -> dict[str, torch.Tensor]:
+    """Return the weights of all members under plain names, `members.<k>.<name>`."""
+    return {
         f"members.{k}.{name}": value
         for k, weights in enumerate(ensemble.states)
         for name, value in weights.items()
     }
+
+
+def save_ensemble(path: Path, ensemble: Ensemble, step: int = 0) -> None:
+    """Write the ensemble as one checkpoint under plain names, `members.<k>.<name>`."""
     checkpoints.save(
         path,
         Checkpoint(
@@ -186,7 +190,7 @@ def save_ensemble(path: Path, ensemble: Ensemble, step: int = 0) -> None:
                 "calibration": asdict(ensemble.calibration),
                 "mean_section": ensemble.mean_section,
             },
-            state_dict=state,
+            state_dict=state_of(ensemble),
             step=step,
         ),
     )
@@ -199,11 +203,19 @@ def load_ensemble(path: str | Path) -> Ensemble:
         DataError: no such file, of another package or kind, or broken.
     """
     path = Path(path)
-    found = checkpoints.load(path, package=PACKAGE, kinds=[KIND])
+    return ensemble_from(checkpoints.load(path, package=PACKAGE, kinds=[KIND]), path)
+
+
+def ensemble_from(found: Checkpoint, path: Path) -> Ensemble:
+    """Return the ensemble that a checkpoint holds; an exported one has weights and geometry only.
+
+    Raises:
+        DataError: an entry is missing or wrong.
+    """
     try:
         configs = tuple(config_from(c) for c in found.config["members"])
         survey = Survey.from_dict(found.normalization["survey"])
-        calibration = Calibration(**found.normalization["calibration"])
+        calibration = Calibration(**found.normalization.get("calibration", {}))
         states = []
         for k in range(len(configs)):
             prefix = f"members.{k}."
@@ -211,7 +223,7 @@ def load_ensemble(path: str | Path) -> Ensemble:
                 {n.removeprefix(prefix): v for n, v in found.state_dict.items() if n.startswith(prefix)}
             )
         weights = torch.tensor(found.normalization["weights"])
-        mean = found.normalization["mean_section"]
+        mean = found.normalization.get("mean_section", torch.zeros(survey.model_shape_zx))
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: {error}; expected a checkpoint of train.py, models/*.pth") from error
     sha256 = checkpoints.content_hash(found.state_dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,20 @@ from common.log import get_logger
 from common.report import Row, markdown_table, save_rows
 from common.run import MachineOptions, describe_run, machine
 from velocity_inversion.baselines import depth_trend
+from velocity_inversion.bench_refine import bench_refine
 from velocity_inversion.config_tools import EvaluateConfig
 from velocity_inversion.dataset import ShotDataset
 from velocity_inversion.ensemble import Ensemble
+from velocity_inversion.equal_time import train_both, trainings
 from velocity_inversion.infer import half_width_factor, load
 from velocity_inversion.member import Member
-from velocity_inversion.metrics import by_family, coverage, section_scores, summary
+from velocity_inversion.metrics import by_family, coverage, mape, section_scores, summary
 from velocity_inversion.model import parameter_count
-from velocity_inversion.predict import Tta, predict_members
+from velocity_inversion.predictions import Tta, predict_members
 from velocity_inversion.refine import RefineSettings, observed_traces, refine
-from velocity_inversion.sections import draw_sections
-from velocity_inversion.simulate import default_simulation
+from velocity_inversion.robustness import Degraded, changes, ratio_table, robustness
+from velocity_inversion.sections import draw_coverage, draw_gathers, draw_refined, draw_sections
+from velocity_inversion.simulate import default_simulation, simulate
 from velocity_inversion.sources import open_source
 
 # measure -> (what to call it, unit, which is better)
@@ -36,99 +39,230 @@ MEASURES = {
     "rmse": ("velocity RMSE", "m/s", "lower"),
     "ssim": ("SSIM", "-", "higher"),
 }
+OURS = "ours"
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+Scores = dict[str, list[dict[str, float]]]
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """Sections [N, Z, X] (km/s) of every method, the truth, our deviations, time a sample, members' MAPE."""
+
+    test: ShotDataset
+    truth: np.ndarray
+    sections: dict[str, np.ndarray]
+    sigma: np.ndarray
+    half_width: np.ndarray
+    cpu_s: float
+    members: dict[str, Any]
+    models: dict[str, Ensemble]
 
 
 def evaluate(config: EvaluateConfig, options: MachineOptions, out: Path) -> list[Row]:
     """Score the model and its baselines; write evaluation.json, evaluation.md, results.json and figures.
+
+    With `equal_time` both networks are trained below `out` first; with `bench` one thing is measured alone.
 
     Raises:
         UserError: `out` cannot be written.
         DataError: models or data cannot be used.
     """
     require_writable(out)
+    if config.bench == "refine":
+        if not options.dry_run:
+            bench_refine(options, out)
+        return []
+    if config.equal_time:
+        if options.dry_run:
+            for name, (training, _) in trainings(config, options, out).items():
+                get_logger().info(f"would train {name}: {training.model}, {training.max_cpu_s:g} CPU s")
+            return []
+        config = train_both(config, options, out)
     with machine(options) as device:
         ensemble = load(config.model_path)
         test = ShotDataset(open_source(config.test_data_path), ensemble.preprocessing)
         if not test.source.has_truth:
             raise DataError(f"{config.test_data_path}: no velocities, expected samples with truth")
-        train = ShotDataset(open_source(config.train_data_path), ensemble.preprocessing, training=True)
         if options.dry_run:
-            get_logger().info(f"{len(test)} held-out samples, {len(train)} for the ridge")
+            get_logger().info(f"{len(test)} held-out samples, {len(ensemble.configs)} members")
             return []
-        truth = np.stack([test[i]["vp"][0].numpy() for i in range(len(test))])
-        started = time.process_time()
-        v, sigma = predict_members(ensemble, test, device).combined(ensemble.weights)
-        seconds = (time.process_time() - started) / len(test)
-        found: dict[str, np.ndarray] = {"ours": v.numpy()}
-        found["ours, flip averaged"] = (
-            predict_members(ensemble, test, device, tta=Tta(flips=True)).combined(ensemble.weights)[0].numpy()
-        )
+        compared = _compare(config, ensemble, test, device)
+        return _report(config, options, out, ensemble, compared, device)
+
+
+def _compare(
+    config: EvaluateConfig, ensemble: Ensemble, test: ShotDataset, device: torch.device
+) -> _Compared:
+    """Predict the held-out samples with every method."""
+    truth = np.stack([test[i]["vp"][0].numpy() for i in range(len(test))])
+    started = time.process_time()
+    predictions = predict_members(ensemble, test, device)
+    v, sigma = predictions.combined(ensemble.weights)
+    seconds = (time.process_time() - started) / len(test)
+    found = {OURS: v.numpy()}
+    flips = predict_members(ensemble, test, device, tta=Tta(flips=True))
+    found["ours, flip averaged"] = flips.combined(ensemble.weights)[0].numpy()
+    if "mean" in config.baselines:
         found["mean section"] = np.broadcast_to(ensemble.mean_section.numpy(), truth.shape)
+    if "depth_trend" in config.baselines:
+        train = ShotDataset(open_source(config.train_data_path), ensemble.preprocessing, training=True)
         found["depth trend"] = depth_trend(train, test)
-        for path in config.baseline_model:
-            other = load(path)
-            name = "InversionNet" if other.configs[0].model == "inversionnet" else Path(path).parts[-3]
-            found[name] = predict_members(other, test, device).combined(other.weights)[0].numpy()
-        bounds = ensemble.bounds
-        scores = {
-            name: [section_scores(p, g, bounds) for p, g in zip(sections, truth, strict=True)]
-            for name, sections in found.items()
-        }
-        half = sigma.numpy() * half_width_factor(ensemble, "plain", ensemble.calibration.coverage)
-        document: dict[str, Any] = {
-            "run": describe_run("velocity_inversion", options.seed),
-            "model": str(ensemble.path),
-            "sha256": ensemble.sha256,
-            "samples": len(test),
-            "cpu_seconds_a_sample": seconds,
-            "coverage": {
-                "nominal": ensemble.calibration.coverage,
-                "measured": coverage(v.numpy(), truth, half),
-            },
-            "mean_half_width_km_s": float(half.mean()),
-            "methods": {name: summary(rows) for name, rows in scores.items()},
-            "mae_by_family": {name: by_family(r, test.source.families, "mae") for name, r in scores.items()},
-        }
-        if config.refine:
-            document["refinement"] = _refined(config, test, found["ours"], truth)
-        rows = _rows(scores, ensemble, seconds, config)
-        write_json(out / "evaluation.json", document)
-        write_text(out / "evaluation.md", markdown_table(rows))
-        save_rows(out / "results.json", rows)
-        order = np.argsort([row["mae"] for row in scores["ours"]])
-        for name, place in (("best", 0), ("median", len(order) // 2), ("worst", -1))[: config.figures]:
-            i = int(order[place])
-            survey = test.source.survey
-            draw_sections(out / f"figures/{name}.png", found["ours"][i], truth[i], half[i], survey, bounds)
-        get_logger().info("\n" + markdown_table(rows))
-        get_logger().info(f"coverage {document['coverage']}")
-        return rows
+    models = {OURS: ensemble}
+    for path in config.baseline_model:
+        other = load(path)
+        name = "InversionNet" if other.configs[0].model == "inversionnet" else Path(path).parts[-3]
+        models[name] = other
+        found[name] = predict_members(other, test, device).combined(other.weights)[0].numpy()
+    half = sigma.numpy() * half_width_factor(ensemble, "plain", ensemble.calibration.coverage)
+    members = {
+        "each": [mape(m.numpy(), truth) for m in predictions.velocities],
+        "uniform": mape(predictions.velocities.mean(0).numpy(), truth),
+        "weighted": mape(v.numpy(), truth),
+    }
+    return _Compared(test, truth, found, sigma.numpy(), half, seconds, members, models)
 
 
-def _refined(
-    config: EvaluateConfig, test: ShotDataset, start: np.ndarray, truth: np.ndarray
-) -> dict[str, list[float]]:
-    """Return MAE (m/s) and misfit before and after waveform refinement of the first samples."""
-    simulation = default_simulation(test.source.survey)
+def _report(
+    config: EvaluateConfig,
+    options: MachineOptions,
+    out: Path,
+    ensemble: Ensemble,
+    compared: _Compared,
+    device: torch.device,
+) -> list[Row]:
+    """Score, refine, disturb, draw, and write everything."""
+    truth, sections, test = compared.truth, compared.sections, compared.test
+    bounds = ensemble.bounds
+    scores = {
+        name: [section_scores(p, g, bounds) for p, g in zip(found, truth, strict=True)]
+        for name, found in sections.items()
+    }
+    families = {name: by_family(rows, test.source.families, "mae") for name, rows in scores.items()}
+    document: dict[str, Any] = {
+        "run": describe_run("velocity_inversion", options.seed),
+        "model": str(ensemble.path),
+        "sha256": ensemble.sha256,
+        "samples": len(test),
+        "cpu_seconds_a_sample": compared.cpu_s,
+        "coverage": {
+            "nominal": ensemble.calibration.coverage,
+            "measured": coverage(sections[OURS], truth, compared.half_width),
+        },
+        "mean_half_width_km_s": float(compared.half_width.mean()),
+        "mape_members": compared.members,
+        "methods": {name: summary(rows) for name, rows in scores.items()},
+        "mae_by_family": families,
+    }
+    rows = _rows(scores, ensemble, compared.cpu_s, config)
+    if config.refine and config.refine_samples:
+        document["refinement"] = _refined(config, compared, out)
+        rows.append(_refinement_row(rows[0], document["refinement"], compared))
+    if config.robustness:
+        clean = {name: float(np.mean([r["mae"] for r in scores[name]])) for name in compared.models}
+        document["mae_over_clean"] = robustness(compared.models, test, truth, clean, device)
+        get_logger().info("MAE over that of clean gathers\n" + ratio_table(document["mae_over_clean"]))
+        document["coverage"]["noise, 20 dB"] = _noisy_coverage(ensemble, compared, device)
+    write_json(out / "evaluation.json", document)
+    write_text(out / "evaluation.md", markdown_table(rows))
+    save_rows(out / "results.json", rows)
+    _draw_coverage(out, ensemble, compared)
+    order = np.argsort([row["mae"] for row in scores[OURS]])
+    for name, place in (("best", 0), ("median", len(order) // 2), ("worst", -1))[: config.figures]:
+        i = int(order[place])
+        parts = sections[OURS][i], truth[i], compared.half_width[i]
+        draw_sections(out / f"figures/{name}.png", *parts, test.source.survey, bounds)
+    get_logger().info("\n" + markdown_table(rows))
+    get_logger().info("velocity MAE (m/s) by family\n" + _family_table(families))
+    if len(ensemble.configs) > 1:
+        get_logger().info(f"MAPE of the members and their means: {compared.members}")
+    get_logger().info(f"coverage {document['coverage']}")
+    return rows
+
+
+def _noisy_coverage(ensemble: Ensemble, compared: _Compared, device: torch.device) -> float:
+    """Return the coverage on gathers with band-limited noise 20 dB below the signal."""
+    survey = compared.test.source.survey
+    name = "noise, 20 dB"
+    change = changes(compared.test.preprocessing.interval(survey), survey.wavelet.peak_hz)[name]
+    noisy = Degraded(compared.test, name, change)
+    v, sigma = predict_members(ensemble, noisy, device).combined(ensemble.weights)
+    factor = half_width_factor(ensemble, "plain", ensemble.calibration.coverage)
+    return coverage(v.numpy(), compared.truth, sigma.numpy() * factor)
+
+
+def _draw_coverage(out: Path, ensemble: Ensemble, compared: _Compared) -> None:
+    """Draw measured over nominal coverage; other levels are scaled as a Gaussian's."""
+    sections = compared.sections[OURS]
+    measured = [
+        coverage(sections, compared.truth, compared.sigma * half_width_factor(ensemble, "plain", level))
+        for level in LEVELS
+    ]
+    draw_coverage(out / "figures/coverage.png", LEVELS, measured)
+
+
+def _family_table(families: dict[str, dict[str, float]]) -> str:
+    """Return the mean absolute errors by family and method as a Markdown table."""
+    methods = list(families)
+    lines = [f"| family | {' | '.join(methods)} |", f"|---|{'---:|' * len(methods)}"]
+    for family in families[OURS]:
+        cells = " | ".join(f"{families[method][family]:.0f}" for method in methods)
+        lines.append(f"| {family} | {cells} |")
+    return "\n".join(lines)
+
+
+def _refined(config: EvaluateConfig, compared: _Compared, out: Path) -> dict[str, list[float]]:
+    """Return MAE (m/s) and misfit before and after waveform refinement of the first samples; draw some."""
+    test = compared.test
+    survey = test.source.survey
+    simulation = default_simulation(survey)
     names = ("mae_before", "mae_after", "misfit_before", "misfit_after", "cpu_s")
     table: dict[str, list[float]] = {name: [] for name in names}
     for i in range(min(config.refine_samples, len(test))):
         started = time.process_time()
+        start, truth = compared.sections[OURS][i], compared.truth[i]
         observed = observed_traces(test.source.read_gathers(test.rows[i])[0], simulation)
-        settings = RefineSettings(iterations=config.refine)
-        done = refine(torch.from_numpy(start[i]), observed, simulation, settings)
-        after = 1000 * float(np.abs(done.vp.numpy() - truth[i]).mean())
-        values = (1000 * float(np.abs(start[i] - truth[i]).mean()), after, done.start_misfit, done.misfit)
-        for name, value in zip(names, (*values, time.process_time() - started), strict=True):
+        done = refine(torch.from_numpy(start), observed, simulation, RefineSettings(iterations=config.refine))
+        after = done.vp.numpy()
+        seconds = time.process_time() - started
+        errors = [1000 * float(np.abs(section - truth).mean()) for section in (start, after)]
+        values = (*errors, done.start_misfit, done.misfit, seconds)
+        for name, value in zip(names, values, strict=True):
             table[name].append(value)
+        if i < config.figures:
+            draw_refined(out / f"figures/refined_{i}_section.png", truth, start, after, survey)
+            shot = survey.num_shots // 2
+            with torch.no_grad():
+                traces = simulate(done.vp[None], simulation, shots=(shot,))[0, 0].numpy()
+            path = out / f"figures/refined_{i}_shot.png"
+            draw_gathers(path, observed[shot].numpy(), traces, simulation.dt_s, shot)
     means = ", ".join(f"{name} {np.mean(values):.4g}" for name, values in table.items())
-    get_logger().info(f"refinement, {config.refine} iterations, {len(table['cpu_s'])} samples: {means}")
+    fell = sum(a < b for a, b in zip(table["misfit_after"], table["misfit_before"], strict=True))
+    get_logger().info(
+        f"refinement, {config.refine} iterations: the misfit fell on {fell} of {len(table['cpu_s'])} "
+        f"samples; means: {means}"
+    )
     return table
 
 
-def _rows(
-    scores: dict[str, list[dict[str, float]]], ensemble: Ensemble, seconds: float, config: EvaluateConfig
-) -> list[Row]:
+def _refinement_row(first: Row, table: dict[str, list[float]], compared: _Compared) -> Row:
+    """Return the row of the refined samples: their MAE beside that of the methods on the same samples."""
+    count = len(table["mae_after"])
+    others = {
+        name: 1000 * float(np.abs(found[:count] - compared.truth[:count]).mean())
+        for name, found in compared.sections.items()
+        if not name.startswith(OURS)
+    }
+    others["the network alone"] = float(np.mean(table["mae_before"]))
+    return replace(
+        first,
+        measure=f"velocity MAE, refined, {count} sample{'s' if count > 1 else ''}",
+        ours=float(np.mean(table["mae_after"])),
+        baselines=others,
+        seconds=round(float(np.mean(table["cpu_s"])), 1),
+    )
+
+
+def _rows(scores: Scores, ensemble: Ensemble, seconds: float, config: EvaluateConfig) -> list[Row]:
     command = (
         f"python scripts/velocity_inversion/evaluate.py --model_path {config.model_path} "
         f"--test_data_path {config.test_data_path}"
@@ -139,11 +273,11 @@ def _rows(
     }
     rows = []
     for measure, (name, unit, better) in MEASURES.items():
-        others = {other: values[measure] for other, values in means.items() if not other.startswith("ours")}
-        ours = means["ours"][measure]
+        others = {other: values[measure] for other, values in means.items() if not other.startswith(OURS)}
+        ours = means[OURS][measure]
         rows.append(
             Row("velocity_inversion", name, unit, better, ours, others, round(seconds, 4), count, command)
         )
     averaged = means["ours, flip averaged"]["mae"]
-    plain = {"without averaging": means["ours"]["mae"]}
+    plain = {"without averaging": means[OURS]["mae"]}
     return [*rows, replace(rows[0], measure="velocity MAE, flip averaged", ours=averaged, baselines=plain)]

@@ -6,8 +6,7 @@ import csv
 import io
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,58 +20,21 @@ from common.device import resolve_precision
 from common.errors import DataError, UserError
 from common.files import atomic_path, make_folder, require_writable, write_json, write_text
 from common.log import get_logger
-from common.noise import numpy_stream
 from common.run import MachineOptions, describe_run, machine
+from velocity_inversion.after import Finisher, Prediction, draw_prediction, misfit_rows
 from velocity_inversion.arrays import from_km_s
 from velocity_inversion.config_tools import InferConfig
-from velocity_inversion.dataset import Preprocessing, ShotDataset
+from velocity_inversion.dataset import ShotDataset
 from velocity_inversion.ensemble import Ensemble, equal_surveys, load_ensemble
 from velocity_inversion.exports import write_hdf5, write_profiles, write_segy
 from velocity_inversion.metrics import section_scores
-from velocity_inversion.predict import Tta, predict_members, smooth
-from velocity_inversion.refine import (
-    RefineSettings,
-    misfit_per_shot,
-    observed_traces,
-    refine,
-    relative_misfit,
-)
-from velocity_inversion.sections import draw_gathers, draw_misfit, draw_sections
-from velocity_inversion.simulate import Simulation, default_simulation, simulate
+from velocity_inversion.predictions import Tta, predict_members
+from velocity_inversion.refiner import open_refiner, read_known
+from velocity_inversion.simulate import default_simulation
 from velocity_inversion.sources import Source, open_source
 from velocity_inversion.submission import check_archive, require_ids, write_archive
 
 CHUNK_BYTES = 64 << 20  # predictions held at once
-AUTO_MISFITS = 50
-
-
-@dataclass
-class Prediction:
-    """What is known about one sample after inference.
-
-    Attributes:
-        id: its name.
-        vp: [Z, X], km/s.
-        std: [Z, X], km/s.
-        half_width: [Z, X], km/s, for the wanted coverage.
-        misfit: ||F(v) - d|| / ||d||, NaN where it was not simulated.
-        shot_misfits: the same, shot by shot.
-        before: misfit before refinement, NaN without.
-        seconds: wall time.
-        label: what the uncertainty is worth: "calibrated" or "uncalibrated".
-        history: misfit of every refinement iterate.
-    """
-
-    id: str
-    vp: np.ndarray
-    std: np.ndarray
-    half_width: np.ndarray
-    misfit: float = math.nan
-    shot_misfits: tuple[float, ...] = ()
-    before: float = math.nan
-    seconds: float = 0.0
-    label: str = "calibrated"
-    history: tuple[float, ...] = ()
 
 
 def load(path: str | Path) -> Ensemble:
@@ -115,6 +77,9 @@ def predict(
     factor = half_width_factor(ensemble, tta.mode, config.coverage)
     numeric = resolve_precision(precision, device)
     simulation = default_simulation(survey, config.grid_m, on_gpu=devices.is_cuda(device))
+    refiner = open_refiner(config, ensemble, device) if config.use_diffusion else None
+    known = read_known(config, survey)
+    finisher = Finisher(config, ensemble, dataset, simulation, device, seed, refiner, known)
     simulated = set(misfit_rows(config, len(dataset), survey.layout, seed))
     for first in range(0, len(dataset), chunk):
         rows = range(first, min(first + chunk, len(dataset)))
@@ -132,81 +97,16 @@ def predict(
         for row, section, deviation in zip(rows, v, sigma, strict=True):
             begun = time.perf_counter()
             one = Prediction(dataset.ids[row], section.numpy(), deviation.numpy(), deviation.numpy() * factor)
-            _finish(one, dataset, row, simulation, config, ensemble, device, row in simulated)
+            finisher.finish(one, row, simulated=row in simulated)
             one.seconds = each + time.perf_counter() - begun
             yield one
 
 
-def _finish(
-    one: Prediction,
-    dataset: ShotDataset,
-    row: int,
-    simulation: Simulation,
-    config: InferConfig,
-    ensemble: Ensemble,
-    device: torch.device,
-    simulated: bool,
-) -> None:
-    """Refine, post-process, clip and simulate one prediction, in place."""
-    low, high = ensemble.bounds
-    observed = None
-    if config.refine or simulated:
-        gathers, _ = dataset.source.read_gathers(dataset.rows[row])
-        observed = observed_traces(gathers, simulation).to(device)
-    if config.refine:
-        assert observed is not None
-        settings = RefineSettings(mode=config.refine_mode, iterations=config.refine)
-        network = _as_network(ensemble, dataset, row, simulation, device)
-        done = refine(torch.from_numpy(one.vp).to(device), observed, simulation, settings, network)
-        one.vp, one.before = done.vp.detach().cpu().numpy(), done.start_misfit
-        one.label, one.history = "uncalibrated", tuple(done.history)
-    if config.post_process:
-        one.vp = smooth(one.vp, config.smooth_sigma, (low, high))
-    one.vp = np.clip(one.vp, low, high)
-    if simulated and observed is not None:
-        with torch.no_grad():
-            traces = simulate(torch.from_numpy(one.vp).to(device)[None], simulation)[0]
-        one.misfit = relative_misfit(traces, observed)
-        one.shot_misfits = tuple(misfit_per_shot(traces, observed))
-
-
-def _as_network(
-    ensemble: Ensemble, dataset: ShotDataset, row: int, simulation: Simulation, device: torch.device
-) -> Any:
-    """Return gathers [S, T, R] at the simulation's interval -> section [Z, X], for data-space steps."""
-    survey = replace(simulation.survey, dt_s=simulation.dt_s, num_samples=simulation.num_samples)
-    preprocessing: Preprocessing = ensemble.preprocessing
-    sample = dataset[row]
-    members = list(ensemble.members(device))
-
-    @torch.no_grad()
-    def network(gathers: torch.Tensor) -> torch.Tensor:
-        decimated = preprocessing.apply(gathers.cpu().numpy(), survey)
-        length = sample["gathers"].shape[-2]
-        fitted = np.zeros(sample["gathers"].shape, dtype=np.float32)
-        count = min(length, decimated.shape[-2])
-        fitted[:, :count] = decimated[:, :count]
-        copy = {**sample, "gathers": torch.from_numpy(fitted)}
-        batch = {k: v[None].to(device) for k, v in copy.items() if isinstance(v, torch.Tensor)}
-        sections = torch.stack([member(batch)["vp"][0, 0].float() for member in members])
-        return torch.einsum("m,mzx->zx", ensemble.weights.to(device), sections)
-
-    return network
-
-
-def misfit_rows(config: InferConfig, count: int, layout: str, seed: int) -> Sequence[int]:
-    """Return the samples whose gathers are simulated."""
-    if config.misfit == "none":
-        return []
-    if config.misfit == "all" or (config.misfit == "auto" and count <= AUTO_MISFITS):
-        return range(count)
-    wanted = AUTO_MISFITS if config.misfit == "auto" else int(config.misfit)
-    order = numpy_stream(seed, "misfit samples").permutation(count)
-    return sorted(int(i) for i in order[:wanted])
-
-
-def infer(config: InferConfig, options: MachineOptions, out: Path) -> list[Prediction]:
+def infer(config: InferConfig, options: MachineOptions, out: Path) -> list[dict[str, Any]]:
     """Predict every sample of a data set and write sections, uncertainty, misfits, figures and archives.
+
+    Returns what predictions.csv says of each sample; sections go to files one by one, so memory does not grow
+    with their number.
 
     `out` ending in .npz is the submission; the rest goes to a folder of the same stem beside it.
 
@@ -220,7 +120,7 @@ def infer(config: InferConfig, options: MachineOptions, out: Path) -> list[Predi
     with machine(options) as device, devices.explain_out_of_memory("lower --batch_size"):
         ensemble = load(config.model_path)
         source = open_source(config.test_data_path)
-        _require_fit(ensemble, source, config)
+        require_fit(ensemble, source, config)
         require_ids(source.ids, config.expected_count)
         mine = list(distributed.shard(len(source)))
         dataset = ShotDataset(source, ensemble.preprocessing, rows=mine)
@@ -229,23 +129,28 @@ def infer(config: InferConfig, options: MachineOptions, out: Path) -> list[Predi
                 f"{len(source)} samples, {len(ensemble.configs)} members, bounds {ensemble.bounds}"
             )
             return []
-        found, rows, drawn = [], [], 0
+        rows, drawn = [], 0
         for number, one in enumerate(predict(ensemble, dataset, device, config, seed=options.seed)):
             truth = source.velocity(mine[number]) if source.has_truth else None
+            make_folder(folder / one.id)
             _write(folder / one.id, one, source, config)
             rows.append(_row(one, truth, ensemble))
             if drawn < config.figures and distributed.is_main():
-                _draw(folder / "figures", one, truth, dataset, number, ensemble, config)
+                draw_prediction(folder / "figures", one, truth, dataset, number, ensemble, config)
                 drawn += 1
-            found.append(one)
         everything = [row for part in distributed.gather_objects(rows) for row in part]
         with distributed.shared_errors():
             if distributed.is_main():
                 _write_all(folder, archive, everything, source, ensemble, config, options)
-        return found
+        return everything
 
 
-def _require_fit(ensemble: Ensemble, source: Source, config: InferConfig) -> None:
+def require_fit(ensemble: Ensemble, source: Source, config: InferConfig) -> None:
+    """Check that the ensemble can answer for these data.
+
+    Raises:
+        DataError: other grids or bounds.
+    """
     differ = equal_surveys(ensemble.survey, source.survey)
     if differ:
         raise DataError(
@@ -263,8 +168,10 @@ def _require_fit(ensemble: Ensemble, source: Source, config: InferConfig) -> Non
 
 def _write(folder: Path, one: Prediction, source: Source, config: InferConfig) -> None:
     """Write one sample in the axes and unit of its own data set."""
-    make_folder(folder)
     maps = {"vp_pred": one.vp}
+    if one.posterior is not None:
+        with atomic_path(folder / "posterior.npy") as path, path.open("wb") as file:
+            np.save(file, np.stack([from_km_s(vp, source.survey) for vp in one.posterior]))
     if config.uncertainty:
         maps |= {"vp_std": one.std, f"vp_halfwidth_{round(100 * config.coverage)}": one.half_width}
     for name, values in maps.items():
@@ -341,31 +248,6 @@ def _write_all(
     write_json(folder / "summary.json", summary)
     shown = {k: v for k, v in summary.items() if isinstance(v, float)}
     get_logger().info(", ".join(f"{k} {v:.4g}" for k, v in shown.items()))
-
-
-def _draw(
-    folder: Path,
-    one: Prediction,
-    truth: np.ndarray | None,
-    dataset: ShotDataset,
-    row: int,
-    ensemble: Ensemble,
-    config: InferConfig,
-) -> None:
-    survey = dataset.source.survey
-    draw_sections(folder / f"{one.id}_section.png", one.vp, truth, one.half_width, survey, ensemble.bounds)
-    if math.isfinite(one.misfit):
-        simulation = default_simulation(survey, config.grid_m)
-        gathers, _ = dataset.source.read_gathers(dataset.rows[row])
-        observed = observed_traces(gathers, simulation)
-        shot = survey.num_shots // 2
-        with torch.no_grad():
-            traces = simulate(torch.from_numpy(one.vp)[None], simulation, shots=(shot,))[0, 0]
-        draw_gathers(
-            folder / f"{one.id}_shot.png", observed[shot].numpy(), traces.numpy(), simulation.dt_s, shot
-        )
-    if one.history:
-        draw_misfit(folder / f"{one.id}_refine.png", one.history)
 
 
 def require_output(path: Path) -> Path:

@@ -6,6 +6,7 @@ Letters: S shots, T time samples, R receivers, Z depth, X horizontal.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +19,9 @@ from velocity_inversion.simulate import Simulation, coarsen, simulate
 
 PATIENCE = 5  # iterations that must gain together
 LEAST_GAIN = 0.005
+LATERAL = 8 / 3  # smoothing along x over that along z
+STEP_RATIO = 0.53  # step of a band over that of the band before
+BETAS = (0.9, 0.99)
 MISFITS = ("l1", "l2", "envelope")
 MODES = ("data_space", "fwi", "both")
 
@@ -29,20 +33,23 @@ class RefineSettings:
     Attributes:
         mode: "fwi", "data_space", or "both" (data space first).
         iterations: of each mode.
-        step_km_s: Adam's step.
+        step_km_s: Adam's first step of the first band; later bands take about half of the one before.
         tv: weight of the total variation, relative to the misfit.
         relaxation: lambda of the data-space iteration.
         bands_hz: low-pass corners, one after another; 0 = full band.
+        smooth_cells: Gaussian smoothing of the gradient over depth in the first band; it falls to a third
+            in the last, and is wider along x, as layers are.
         misfit_kind: "l1", "l2" or "envelope".
         gradient_interval: time steps between samples kept for the gradient.
     """
 
     mode: str = "fwi"
     iterations: int = 20
-    step_km_s: float = 0.03
+    step_km_s: float = 0.15
     tv: float = 1e-3
     relaxation: float = 0.5
-    bands_hz: tuple[float, ...] = (5.0, 10.0, 0.0)
+    bands_hz: tuple[float, ...] = (3.0, 5.0, 0.0)
+    smooth_cells: float = 3.0
     misfit_kind: str = "l1"
     gradient_interval: int = 4
 
@@ -142,6 +149,35 @@ def _data_space(
     return best
 
 
+@dataclass(frozen=True)
+class _Band:
+    """One stretch of the descent: low-pass corner (0 = full band), iterations, step, smoothing."""
+
+    corner_hz: float
+    iterations: int
+    step_km_s: float
+    smooth_cells: float
+
+
+def plan(settings: RefineSettings) -> list[_Band]:
+    """Return the stretches of a descent: the bands share the iterations, the first takes the rest.
+
+    Steps and smoothing fall from band to band, as the wavelengths do that a band can tell apart.
+    """
+    count = len(settings.bands_hz)
+    share = settings.iterations // count
+    first = settings.iterations - share * (count - 1)
+    return [
+        _Band(
+            corner,
+            first if k == 0 else share,
+            settings.step_km_s * STEP_RATIO**k,
+            settings.smooth_cells * (1 - k / count),
+        )
+        for k, corner in enumerate(settings.bands_hz)
+    ]
+
+
 def _fwi(
     best: _Iterate,
     observed: torch.Tensor,
@@ -150,43 +186,89 @@ def _fwi(
     history: list[float],
 ) -> _Iterate:
     """Adam on the velocity of the simulation's grid, low frequencies first (Bunks et al. 1995)."""
-    low, high = simulation.survey.v_bounds_km_s
     base = best.vp.float()
     coarse = coarsen(base[None], simulation.factor)[0]
-    v = coarse.clone().requires_grad_(True)
-    schedule = _bands(settings.bands_hz, settings.iterations)
-    optimizer = torch.optim.Adam([v], lr=settings.step_km_s)
-    band = -1.0
+
+    def judge(v: torch.Tensor, traces: torch.Tensor) -> None:
+        """Note the full-band misfit of an iterate and keep it if it is the best so far."""
+        nonlocal best
+        misfit = relative_misfit(traces, observed)
+        history.append(misfit)
+        if misfit < best.misfit:
+            best = _Iterate(_refilled(v, coarse, base, simulation), misfit, traces)
+
+    v, moved = coarse.clone(), False
+    for band in plan(settings):
+        v = _descend(v, observed, simulation, settings, band, judge, history, moved=moved)
+        moved = True
+    if moved:
+        with torch.no_grad():
+            judge(v, simulate(v[None], simulation)[0])
+    if simulation.factor > 1 and best.vp is not base:  # what is returned is what is judged
+        checked = _evaluated(best.vp, observed, simulation)
+        return checked if checked.misfit <= history[0] else _Iterate(base, history[0], checked.traces)
+    return best
+
+
+def _descend(
+    start: torch.Tensor,
+    observed: torch.Tensor,
+    simulation: Simulation,
+    settings: RefineSettings,
+    band: _Band,
+    judge: Callable[[torch.Tensor, torch.Tensor], None],
+    history: list[float],
+    *,
+    moved: bool,
+) -> torch.Tensor:
+    """Return the section [Z, X] after the iterations of one band; `judge` sees every iterate but the last.
+
+    Args:
+        start: on the simulation's grid.
+        observed: [S, T, R].
+        simulation: grid and survey.
+        settings: of the refinement.
+        band: what to do.
+        judge: called with iterates and their gathers.
+        history: full-band misfits so far, to see when nothing is gained any more.
+        moved: whether `start` is an iterate that nobody judged yet.
+    """
+    low, high = simulation.survey.v_bounds_km_s
+    v = start.clone().requires_grad_(True)
+    optimizer = torch.optim.Adam([v], lr=band.step_km_s, betas=BETAS)
     since = len(history)
-    for step in range(settings.iterations + 1):
-        wanted = schedule[min(step, settings.iterations - 1)]
-        if wanted != band:  # another objective: its moments start anew
-            optimizer, band, since = torch.optim.Adam([v], lr=settings.step_km_s), wanted, len(history)
-        last = step == settings.iterations
-        with torch.set_grad_enabled(not last):
-            traces = simulate(v[None], simulation, gradient_interval=settings.gradient_interval)[0]
-        if step:
-            misfit = relative_misfit(traces.detach(), observed)
-            history.append(misfit)
-            if misfit < best.misfit:
-                best = _Iterate(_refilled(v.detach(), coarse, base, simulation), misfit, traces.detach())
-            if _stalled(history[since:]) and band == schedule[-1]:
+    for step in range(band.iterations):
+        for group in optimizer.param_groups:  # from the whole step down to a tenth of it
+            group["lr"] = band.step_km_s * (0.55 + 0.45 * math.cos(math.pi * step / band.iterations))
+        traces = simulate(v[None], simulation, gradient_interval=settings.gradient_interval)[0]
+        if step or moved:
+            judge(v.detach().clone(), traces.detach())
+            if not band.corner_hz and _stalled(history[since:]):
                 break
-        if last:
-            break
-        loss = band_misfit(traces, observed, band, simulation.dt_s, settings.misfit_kind)
+        loss = band_misfit(traces, observed, band.corner_hz, simulation.dt_s, settings.misfit_kind)
         loss = loss + settings.tv * total_variation(v)
         optimizer.zero_grad()
         loss.backward()
         if v.grad is None or not torch.isfinite(v.grad).all():
             break
+        v.grad = smoothed(v.grad, band.smooth_cells)
         optimizer.step()
         with torch.no_grad():
             v.clamp_(low, high)
-    if simulation.factor > 1 and best.vp is not base:  # what is returned is what is judged
-        checked = _evaluated(best.vp, observed, simulation)
-        return checked if checked.misfit <= history[0] else _Iterate(base, history[0], checked.traces)
-    return best
+    return v.detach()
+
+
+def smoothed(field: torch.Tensor, sigma_cells: float) -> torch.Tensor:
+    """Return [Z, X] smoothed by a Gaussian of `sigma_cells` along z, 8/3 of it along x."""
+    if sigma_cells <= 0:
+        return field
+    for sigma in (sigma_cells, LATERAL * sigma_cells):  # z, then x; turned in between and back
+        reach = max(1, round(3 * sigma))
+        kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=field.device) / sigma) ** 2)
+        kernel = (kernel / kernel.sum()).to(field)
+        padded = functional.pad(field.T[:, None], (reach, reach), mode="replicate")
+        field = functional.conv1d(padded, kernel[None, None])[:, 0]
+    return field
 
 
 def _refilled(
@@ -199,12 +281,6 @@ def _refilled(
     change = functional.interpolate((v - coarse)[None, None], size, mode="bilinear", align_corners=False)
     z, x = base.shape
     return (base + change[0, 0, :z, :x]).clamp(*simulation.survey.v_bounds_km_s)
-
-
-def _bands(bands_hz: Sequence[float], iterations: int) -> list[float]:
-    """Return the corner of every iteration: the bands share them, the last one takes the rest."""
-    share = max(1, iterations // max(1, len(bands_hz)))
-    return [bands_hz[min(i // share, len(bands_hz) - 1)] for i in range(max(1, iterations))]
 
 
 def _stalled(history: Sequence[float]) -> bool:

@@ -58,31 +58,37 @@ class Source(ABC):
 
 
 class OpenFwiSource(Source):
-    """`data*.npy` [n, S, T, R] beside `model*.npy` [n, 1, Z, X]."""
+    """`data*.npy` [n, S, T, R] beside `model*.npy` [n, 1, Z, X].
 
-    def __init__(self, root: Path, survey: Survey | None = None) -> None:
+    Args:
+        root: folder of the files, of geometry.json and families.json.
+        survey: instead of geometry.json.
+        pairs: (data file, model file or none) instead of what lies in the folder.
+    """
+
+    def __init__(
+        self, root: Path, survey: Survey | None = None, pairs: list[tuple[Path, Path | None]] | None = None
+    ) -> None:
         self.root = root
         self.survey = survey or (
             read_survey(root / FILE_NAME) if (root / FILE_NAME).exists() else openfwi_survey()
         )
-        data = sorted(root.glob("data*.npy"), key=_by_number)
-        models = sorted(root.glob("model*.npy"), key=_by_number)
+        found = _numbered_pairs(root) if pairs is None else pairs
+        data = [pair[0] for pair in found]
+        models = [pair[1] for pair in found if pair[1] is not None]
         self.has_truth = bool(models)
-        if models and [_number(p) for p in data] != [_number(p) for p in models]:
-            odd = {_number(p) for p in data} ^ {_number(p) for p in models}
-            raise DataError(
-                f"{root}: {len(data)} data files and {len(models)} model files, numbers "
-                f"{', '.join(sorted(odd))} lack their partner; expected data<N>.npy beside model<N>.npy"
-            )
         self._data, self._models = data, models
         self.ids, self.families, self._places = [], [], []
         labels = _family_labels(root)
         for file, path in enumerate(data):
             count = self._checked(path, models[file] if models else None)
+            stem = path.stem.removeprefix("data").lstrip("_")
+            if pairs is not None and path.parent != root:  # families in folders of their own share numbers
+                stem = f"{path.parent.name}_{stem}"
             for row in range(count):
-                name = f"{path.stem.removeprefix('data')}_{row:04d}".lstrip("_")
+                name = f"{stem}_{row:04d}".lstrip("_")
                 self.ids.append(name)
-                self.families.append(labels.get(name, root.name))
+                self.families.append(labels.get(name, path.parent.name))
                 self._places.append((file, row))
 
     def _checked(self, path: Path, model: Path | None) -> int:
@@ -170,13 +176,59 @@ class FolderSource(Source):
         return to_km_s(open_array(path, 2), str(path), self.survey)
 
 
+def _numbered_pairs(root: Path) -> list[tuple[Path, Path | None]]:
+    """Return data and model files of a folder, by number.
+
+    Raises:
+        DataError: numbers without their partner.
+    """
+    data = sorted(root.glob("data*.npy"), key=_by_number)
+    models = sorted(root.glob("model*.npy"), key=_by_number)
+    if models and [_number(p) for p in data] != [_number(p) for p in models]:
+        odd = {_number(p) for p in data} ^ {_number(p) for p in models}
+        raise DataError(
+            f"{root}: {len(data)} data files and {len(models)} model files, numbers "
+            f"{', '.join(sorted(odd))} lack their partner; expected data<N>.npy beside model<N>.npy"
+        )
+    return list(zip(data, models or [None] * len(data), strict=True))
+
+
+def read_pairs(path: Path) -> list[tuple[Path, Path | None]]:
+    """Read a list file: a data file and, after a tab, its model file on each line, relative to the list.
+
+    Raises:
+        DataError: it is no text, lines differ in their columns, or a file is not there.
+    """
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: {error}, expected a text file of data files and model files") from error
+    rows = [[word.strip() for word in line.split("\t") if word.strip()] for line in lines]
+    columns = {len(row) for row in rows}
+    if columns not in ({1}, {2}):
+        raise DataError(
+            f"{path}: lines of {', '.join(map(str, sorted(columns))) or 'no'} columns, expected one or two "
+            "file names on each, separated by a tab"
+        )
+    pairs: list[tuple[Path, Path | None]] = []
+    for number, row in enumerate(rows, start=1):
+        files = [path.parent / word for word in row]
+        for file in files:
+            if not file.is_file():
+                raise DataError(f"{path}: line {number}: {file}: no such file; correct the list")
+        pairs.append((files[0], files[1] if len(files) == 2 else None))
+    return pairs
+
+
 def open_source(path: str | Path) -> Source:
-    """Open a folder of either layout, or one sample's folder.
+    """Open a folder of either layout, one sample's folder, or a list file of OpenFWI pairs.
 
     Raises:
         DataError: there is no data, or what is there is not as its geometry says.
     """
     root = Path(path)
+    if root.is_file():
+        return OpenFwiSource(root.parent, pairs=read_pairs(root))
     if not root.is_dir():
         raise DataError(f"{root}: no such folder, expected one of data*.npy files or of sample folders")
     if any(root.glob("data*.npy")):

@@ -26,6 +26,7 @@ from common.sampling import StepSampler, steps_of, train_loader
 from common.task import Cadence, Phase, Result
 from velocity_inversion.config import TrainConfig
 from velocity_inversion.dataset import ShotDataset, collate, split_rows
+from velocity_inversion.diffusion_train import train_diffusion
 from velocity_inversion.ensemble import Calibration, Ensemble, fit_weights, save_ensemble
 from velocity_inversion.geometry import Survey
 from velocity_inversion.member import (
@@ -37,7 +38,7 @@ from velocity_inversion.member import (
     steps_within,
 )
 from velocity_inversion.model import parameter_count
-from velocity_inversion.predict import calibrate, predict_members
+from velocity_inversion.predictions import calibrate, predict_members
 from velocity_inversion.sources import open_source, require_disjoint
 
 MODEL_FILE = Path("models/best_ensemble_model.pth")
@@ -47,10 +48,11 @@ MEMBER_SEED = 1_000_003  # between members' seeds
 
 @dataclass(frozen=True)
 class Data:
-    """What a training reads: training samples, samples that choose, samples that only calibrate."""
+    """What a training reads: training samples (also as they are), samples that choose, that calibrate."""
 
     survey: Survey
     train: ShotDataset
+    plain: ShotDataset
     select: ShotDataset
     calibrate: ShotDataset
     statistics: Statistics
@@ -102,7 +104,7 @@ def open_data(config: TrainConfig, seed: int, out: Path, *, resumed: bool) -> Da
     )
     plain = ShotDataset(source, preprocessing, rows=train_rows, cache_dir=cache, training=True)
     statistics = fit_statistics(plain, source.survey)
-    return Data(source.survey, train, held_out(rows=halves[0]), held_out(rows=halves[1]), statistics)
+    return Data(source.survey, train, plain, held_out(rows=halves[0]), held_out(rows=halves[1]), statistics)
 
 
 def split_rows_in_half(ids: list[str], rows: list[int], seed: int) -> tuple[list[int], list[int]]:
@@ -147,7 +149,25 @@ def train(config: TrainConfig, options: TrainOptions, origins: dict[str, str] | 
             _describe(config, options, data, device)
             return None
         result = None
-        count = 1 if config.model == "inversionnet" else config.num_models
+        if config.stage != "diffusion":
+            result = _train_network(config, options, origins, data, device)
+        if config.stage != "network" and (result is None or result.state == "finished"):
+            path = Path(config.model_path) if config.model_path else options.out / MODEL_FILE
+            result = train_diffusion(config, options, data, path, device, origins)
+        return result
+
+
+def _train_network(
+    config: TrainConfig,
+    options: TrainOptions,
+    origins: dict[str, str] | None,
+    data: Data,
+    device: torch.device,
+) -> Result:
+    """Train the members that are wanted and, where all are, write the ensemble."""
+    result = None
+    count = 1 if config.model == "inversionnet" else config.num_models
+    if True:
         for k in range(count) if config.member < 0 and not config.assemble else [config.member]:
             if k >= 0 and not config.assemble:
                 result = train_member(k, config, options, origins, data, device)

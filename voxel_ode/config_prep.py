@@ -34,7 +34,9 @@ class PrepConfig:
         "binary", "channel FaultId: a fault or none, or its z-scored number", choices=("binary", "ordinal")
     )
     index_format: str = option("both", "of the patch indices", choices=("both", "jsonl", "npz"))
-    compression: str = option("lzf", "of the prepped files", choices=COMPRESSIONS)
+    compression: str = option(
+        "lzf", "of the prepped files; lzf is fastest, the others repeat to the byte", choices=COMPRESSIONS
+    )
     workers: int = option(0, "processes; 0 = this one", aliases=("num_workers",))
     strict: bool = option(False, "stop at a corrupt file instead of leaving it out")
     max_memory: float = option(MAX_MEMORY_GB, "most that a raw file may declare", unit="GiB")

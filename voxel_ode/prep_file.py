@@ -57,7 +57,10 @@ def is_done(path: Path, source_sha256: str, flags_id: str) -> bool:
 
 
 def write_prepped(raw: RawFile, path: Path, config: PrepConfig, source_sha256: str) -> None:
-    """Write the prepped file of an open raw simulation, atomically; the same bytes whoever writes it.
+    """Write the prepped file of an open raw simulation, atomically; the same values whoever writes it.
+
+    The same bytes too, but for "lzf": that compressor starts from whatever its table of matches holds, so the
+    compressed form of a chunk may differ by some bytes.
 
     Raises:
         DataError: an output state is not valid, or the disk is full.

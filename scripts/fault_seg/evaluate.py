@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.cli import main, option, parse
 from common.run import MachineOptions
-from fault_seg.config import EvaluateConfig
+from fault_seg.config_infer import EvaluateConfig
 from fault_seg.evaluate import evaluate
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from common.cli import main, parse
 from common.run import MachineOptions
-from fault_seg.config import InferConfig
+from fault_seg.config_infer import InferConfig
 from fault_seg.infer import infer
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from common.cli import main, option, parse
 from common.run import TrainOptions
+from fault_seg.check import check
 from fault_seg.config import TRAIN_PRESETS, TrainConfig
 from fault_seg.train import train
 
@@ -23,6 +24,9 @@ class Options(TrainOptions):
 def run(argv: Sequence[str]) -> int:
     """Parse the flags, train, return the exit code."""
     parsed = parse(argv, TrainConfig, Options, description=__doc__, presets=TRAIN_PRESETS)
+    if parsed.config.check:
+        check(parsed.config, parsed.run, parsed.run.out)
+        return 0
     result = train(parsed.config, parsed.run, parsed.origins)
     return result.exit_code if result else 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.cli import main, option, parse
 from common.run import MachineOptions
-from velocity_inversion.config_tools import EvaluateConfig
+from velocity_inversion.config_tools import EVALUATE_PRESETS, EvaluateConfig
 from velocity_inversion.evaluate import evaluate
 
 
@@ -21,7 +21,7 @@ class Options(MachineOptions):
 
 def run(argv: Sequence[str]) -> None:
     """Parse the flags and evaluate."""
-    parsed = parse(argv, EvaluateConfig, Options, description=__doc__)
+    parsed = parse(argv, EvaluateConfig, Options, description=__doc__, presets=EVALUATE_PRESETS)
     evaluate(parsed.config, parsed.run, parsed.run.out)
 
 

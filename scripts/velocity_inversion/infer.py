@@ -10,6 +10,7 @@ from common.cli import main, option, parse
 from common.run import MachineOptions
 from velocity_inversion.config_tools import InferConfig
 from velocity_inversion.infer import infer, require_output
+from velocity_inversion.quick import quick_test
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class Options(MachineOptions):
 def run(argv: Sequence[str]) -> None:
     """Parse the flags and predict."""
     parsed = parse(argv, InferConfig, Options, description=__doc__)
+    if parsed.config.quick_test:
+        quick_test(parsed.config, parsed.run, parsed.run.output_path)
+        return
     infer(parsed.config, parsed.run, require_output(parsed.run.output_path))
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import shutil
+import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ from facies_gan.outputs import read_csv
 from facies_gan.train import train
 from facies_gan.wells import WellSet
 from tests.facies_gan.cases_gan import bands, enliven_run, options, palette, run_options, trained, write_image
-from tests.toy_runs import differences, fork, wait
+from tests.toy_runs import differences, fork
 from tests.toy_runs import load as read
 
 QUIET = {"device": "cpu", "threads": 1}
@@ -241,19 +244,34 @@ def test_model_with_seismic(tmp_path: Path):
         make(tmp_path / "run", tmp_path / "out", size=(), seismic=tmp_path / "one.npy")
 
 
-def on_two_ranks(function: Callable[[], Any]) -> None:
-    """Run `function` in two processes that form one group."""
+def on_two_ranks(function: Callable[[], Any], folder: Path, timeout_s: float = 240.0) -> None:
+    """Run `function` in two processes that form one group; the first that fails ends both and is quoted."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    shared = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GLOO_SOCKET_IFNAME": "lo"}
 
     def child(rank: int) -> None:
-        group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
-        os.environ.update({name: str(value) for name, value in group.items()}, MASTER_ADDR="127.0.0.1")
+        faulthandler.dump_traceback_later(0.9 * timeout_s)
+        os.environ.update({name: str(v) for name, v in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()})
         function()
 
-    pids = [fork(lambda r=rank: child(r)) for rank in range(2)]
-    assert [wait(pid, 90) for pid in pids] == [0, 0]
+    outputs = [folder / f"rank{rank}.txt" for rank in range(2)]
+    running = {fork(lambda r=rank: child(r), path): path for rank, path in enumerate(outputs)}
+    end = time.monotonic() + timeout_s
+    failed = ""
+    while running and not failed and time.monotonic() < end:
+        for pid in list(running):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                path = running.pop(pid)
+                failed = f"{path.stem} ended with {status}:\n{path.read_text()}" if status else failed
+        time.sleep(0.005)
+    for pid in running:  # a rank alone would wait for ever
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert not failed, failed
+    assert not running, f"still running after {timeout_s} s:\n" + "\n".join(p.read_text() for p in outputs)
 
 
 def test_two_ranks(model: Path, tmp_path: Path):
@@ -267,7 +285,7 @@ def test_two_ranks(model: Path, tmp_path: Path):
         train(options(batch_size=2, **base), run_options(tmp_path / "two"))
         make(model, tmp_path / "made_by_two", how_many=5)
 
-    on_two_ranks(both)
+    on_two_ranks(both, tmp_path)
     one, two = (read(tmp_path / name / "model.pt")["state_dict"] for name in ("one", "two"))
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-5
     assert differences(one, read(model / "model.pt")["state_dict"])

@@ -99,6 +99,36 @@ def test_proportion_loss():
     torch.testing.assert_close(fake.grad, expected)
 
 
+def test_variogram_loss():
+    """It is the sum over lags of squared gaps of gamma and of the contrast; equal batches have none."""
+    stripes = torch.zeros(1, 2, 12, 12)
+    stripes[:, 0, ::2] = 1
+    stripes[:, 1, 1::2] = 1
+    flat = torch.full_like(stripes, 0.5)
+    # Stripes: gamma(1) = 1/2 across, 0 at even lags and along; mean o^2 = 1/2. Grey: 0 and 1/4.
+    assert float(losses.variogram_loss(flat, stripes)) == pytest.approx(2 * (0.5**2 + 0.25**2))
+    assert float(losses.variogram_loss(stripes.flip(1), stripes)) == pytest.approx(0)
+    real, fake = torch.rand(2, 3, 9, 14), torch.rand(4, 3, 9, 14, requires_grad=True)
+    losses.variogram_loss(fake, real).backward()
+    towards = (fake - 100 * fake.grad).detach()
+    assert losses.variogram_loss(towards, real) < losses.variogram_loss(fake, real)
+    assert float(losses.variogram_loss(real.repeat_interleave(2, 0), real)) == pytest.approx(0, abs=1e-12)
+
+
+def test_variogram_loss_of_windows():
+    """Weights count cells: those of weight 0 change nothing, equal weights are as none."""
+    real, fake = torch.rand(1, 2, 20, 20), torch.rand(2, 2, 20, 20)
+    plain = losses.variogram_loss(fake, real)
+    assert float(losses.variogram_loss(fake, real, torch.ones(1, 20, 20))) == pytest.approx(float(plain))
+    weights = torch.ones(1, 20, 20)
+    weights[:, :, 8:] = 0
+    other = fake.clone()
+    other[..., 16:] = torch.rand(2, 2, 20, 4)  # beyond the longest pair of a cell that counts
+    assert torch.equal(
+        losses.variogram_loss(other, real, weights), losses.variogram_loss(fake, real, weights)
+    )
+
+
 def test_windows_stand_for_the_whole_image():
     """The weighted mean of a score map, over all places a window can have, is the mean of the whole map."""
     side, count, margin = 41, 16, 5

@@ -14,6 +14,7 @@ import torch
 from common.errors import DataError, UserError
 from facies_gan import run_files, samples
 from facies_gan.config import RunOptions, TrainingOptions, TrainningOptions
+from facies_gan.group import plan_groups
 from facies_gan.model_card import ModelCard
 from facies_gan.model_files import find_model, load
 from facies_gan.simulator import Conditioning, realisation_noise, rebuild
@@ -294,3 +295,33 @@ def test_dry_run_leaves_nothing(tmp_path: Path):
     changes = {"training_image": image, "cache_dir": tmp_path / "cache"}
     assert train(options(**changes), run_options(tmp_path / "run", dry_run=True)) is None
     assert not (tmp_path / "run").exists()
+
+
+def test_groups_follow_their_factors():
+    """Iterations are num_iter times the first group's factor and the group's own; a list's end goes on."""
+    o = options(
+        stop_scale=5,
+        num_iter=40,
+        coarse_iter_factor=3.0,
+        group_iter_factor=(0.5, 2.0),
+        group_batch_size=(1, 4),
+    )
+    plans = plan_groups(o)
+    assert [plan.iterations for plan in plans] == [60, 80, 80]
+    assert [plan.batch_size for plan in plans] == [1, 4, 4]
+    with pytest.raises(ValueError, match="--group_iter_factor: expected 0.01 or more"):
+        options(group_iter_factor=(0.0,))
+    with pytest.raises(ValueError, match="--group_crop_size 12.*the critic sees"):
+        options(num_layer=7, min_size=16, group_crop_size=(40, 12))
+
+
+def test_variogram_term_acts(tmp_path: Path):
+    """With its weight the generators' loss has the term and their update is another one."""
+    weights = []
+    for share in (0.0, 20.0):
+        task, setup = task_of(tmp_path, lambda_variogram=share)
+        task.start_phase("group 1")
+        values = task.step(setup.samples.batch(setup.plans[0], 0), 0)
+        assert ("Scale_0/G_Variogram" in values) == (share > 0)
+        weights.append(task.weights())
+    assert differences(*weights)

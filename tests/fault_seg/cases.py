@@ -19,7 +19,8 @@ from common.checkpoint import Checkpoint, save
 from common.device import resolve_precision
 from common.run import MachineOptions
 from fault_seg import infer as infer_module
-from fault_seg.config import DataConfig, InferConfig
+from fault_seg.config import DataConfig
+from fault_seg.config_infer import InferConfig
 from fault_seg.make_data import make_data
 from fault_seg.maps import Model
 from fault_seg.model import HEADS, build_network

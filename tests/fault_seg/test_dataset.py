@@ -129,7 +129,7 @@ def other_npy(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "settings", "message"),
     [
-        (remove("target_train/1_fdip.bin"), {}, r"no 1_fdip.bin or .npy, the partner of .*1.bin"),
+        (remove("target_train/1_fdip.bin"), {}, r"no 1_fdip.bin or .npy for sample 1"),
         (remove("data_train/1.bin"), {}, r"1.bin is missing, the numbers go up to 2"),
         (cut, {}, r"1_rgt.bin: 30716 bytes, expected 30720"),
         (double, {}, r"1.npy: the same sample as 1.bin"),

@@ -15,11 +15,13 @@ import pytest
 from common.errors import DataError, StrataError, UserError
 from common.report import Row, load_rows
 from fault_seg import evaluate as module
-from fault_seg.config import EvaluateConfig
+from fault_seg.config_infer import EvaluateConfig
 from fault_seg.evaluate import MEASURES, evaluate, held_out
+from fault_seg.evaluate_figures import reliability
+from fault_seg.infer import load, predict
 from fault_seg.maps import Model
 from fault_seg.model import HEADS
-from tests.fault_seg.cases import QUICK, SHAPE, make_cubes, save_model
+from tests.fault_seg.cases import QUICK, SHAPE, make_cubes, noisy_layers, save_model
 
 FILES = {"evaluation.json", "evaluation.md", "results.json"}
 
@@ -56,9 +58,15 @@ def test_files_and_figures(cubes: Path, model_path: Path, tmp_path: Path):
     rows = evaluate(EvaluateConfig(str(model_path), cubes), QUICK, tmp_path)
     assert {p.name for p in tmp_path.iterdir() if p.is_file()} == FILES
     drawn = {p.name for p in (tmp_path / "figures").iterdir()}
-    assert drawn == {"pr_curve.png", "gallery_timeslice.png", "gallery_inline.png"}
+    curves = {"pr_curve.png", "threshold_sweep.png", "reliability.png"}
+    assert drawn == curves | {"gallery_timeslice.png", "gallery_inline.png"}
     document = json.loads((tmp_path / "evaluation.json").read_text())
-    assert set(document["methods"]) == {"ours", "coherence", "constant", "flat", "input"}
+    assert set(document["methods"]) == {"ours", "coherence", "empty", "all", "constant", "flat", "input"}
+    base = np.mean(
+        [(c["fsem"] > 0.5).mean() for c in held_out(EvaluateConfig(data=cubes), "valid", HEADS, 0)]
+    )
+    assert document["methods"]["all"]["mean"]["ap"] == pytest.approx(base, rel=1e-3)
+    assert document["methods"]["empty"]["mean"]["recall"] == 0
     ours = document["methods"]["ours"]
     assert all_finite(ours["mean"]) and all_finite(document["methods"]["coherence"]["mean"])
     assert len(ours["cubes"]) == 2 and document["sha256"] and document["run"]["package"] == "fault_seg"
@@ -67,7 +75,7 @@ def test_files_and_figures(cubes: Path, model_path: Path, tmp_path: Path):
     assert set(found) == set(MEASURES)
     for key, row in found.items():
         assert row.parameters == 1_554_337 and row.seconds > 0
-        assert set(row.baselines) == {MEASURES[key][3]}
+        assert set(row.baselines) == set(MEASURES[key][3]) - {"unet"}
         assert math.isfinite(row.ours) and all(map(math.isfinite, row.baselines.values()))
     table = (tmp_path / "evaluation.md").read_text()
     assert all(name in table for name, *_ in MEASURES.values()) and "coherence" in table
@@ -103,6 +111,62 @@ def test_partial_models(cubes: Path, tmp_path: Path, heads: tuple[str, ...]):
     found = measured(evaluate(EvaluateConfig(str(model), own, nvalid=1, ntune=1), QUICK, tmp_path / "out"))
     faults = {"ap", "iou", "tol_iou", "angle_median_deg"}
     assert set(found) == (faults if heads == ("fault",) else set(MEASURES) - faults)
+
+
+def test_unet_baseline_and_robustness(cubes: Path, model_path: Path, tmp_path: Path):
+    """A unet trained on the spot stands beside ours; the robustness table has a row a preset and noise."""
+    config = EvaluateConfig(
+        str(model_path), cubes, baselines=("coherence,unet",), baseline_seconds=0.5, nvalid=1, ntune=1
+    )
+    config = replace(config, robustness=1, robustness_presets=("smoke",), figures=False)
+    found = measured(evaluate(config, QUICK, tmp_path))
+    assert set(found["ap"].baselines) == {"coherence", "unet"} and 0 < found["ap"].baselines["unet"] < 1
+    document = json.loads((tmp_path / "evaluation.json").read_text())
+    assert [row["noise_up_to"] for row in document["robustness"]] == [0.0, 0.4, 0.8]
+    assert "| smoke | 0.4 |" in (tmp_path / "evaluation.md").read_text()
+    with pytest.raises(ValueError, match="--baselines magic"):
+        replace(config, baselines=("coherence,magic",))
+
+
+def test_refining_model(cubes: Path, tmp_path: Path):
+    """A model of kind refine is scored beside the degraded volumes, after one pass and after the last."""
+    model = save_model(tmp_path / "refine.ckpt", kind="refine")
+    config = EvaluateConfig(str(model), cubes, nvalid=1, refine_iters=2)
+    rows = evaluate(config, QUICK, tmp_path / "out")
+    document = json.loads((tmp_path / "out/evaluation.json").read_text())
+    means = [stage["mean"] for stage in document["passes"]]
+    assert len(means) == 3 and {row.baselines["input"] for row in rows} <= set(means[0].values())
+    assert {row.measure.split(", ")[-1] for row in rows} == {"1 pass", "2 passes"}
+    drawn = {p.name for p in (tmp_path / "out/figures").iterdir()}
+    assert drawn == {"passes.png", "gallery_inline.png"}
+
+
+def test_labels_of_a_survey(model_path: Path, tmp_path: Path):
+    """A survey is scored on its labelled voxels alone."""
+    image = noisy_layers((24, 20, 16))
+    labels = np.full(image.shape, -1, np.float32)
+    probability = predict(load(model_path), image)["fsem"]
+    labels[:, :, 5] = probability[:, :, 5] >= 0.5  # all right where it is labelled
+    np.save(tmp_path / "in.npy", image)
+    np.save(tmp_path / "labels.npy", labels)
+    config = EvaluateConfig(
+        str(model_path), input=str(tmp_path / "in.npy"), labels=str(tmp_path / "labels.npy")
+    )
+    found = measured(evaluate(config, QUICK, tmp_path / "out"))
+    assert found["iou"].ours > 0.97 and found["ap"].ours > 0.99
+    assert found["iou"].baselines["coherence"] < 0.8
+    with pytest.raises(ValueError, match="--input and --labels: one without the other"):
+        replace(config, labels="")
+
+
+def test_reliability_of_honest_probabilities():
+    """Voxels that are faults as often as they say lie on the diagonal; over-confident ones below it."""
+    p = np.random.default_rng(0).uniform(size=200_000)
+    labels = (np.random.default_rng(1).uniform(size=p.size) < p).astype(float)
+    mean, share = reliability(p, labels)
+    np.testing.assert_allclose(mean, share, atol=0.02)
+    mean, share = reliability(p**0.25, labels)
+    assert (share[mean > 0.3] < mean[mean > 0.3] - 0.05)[:-2].all()
 
 
 def test_only_the_cubes_asked_for_are_read(cubes: Path, model_path: Path, tmp_path: Path):

@@ -17,7 +17,7 @@ import torch
 from common.errors import DataError
 from fault_seg import survey
 from fault_seg.angles import fold_dip
-from fault_seg.config import InferConfig
+from fault_seg.config_infer import InferConfig
 from fault_seg.dataset import normalise_image
 from fault_seg.infer import infer, load, predict
 from fault_seg.maps import Model
@@ -213,7 +213,7 @@ def test_segy_in_and_out(tmp_path: Path, model_path: Path):
     infer(config, QUICK)
     assert_geometry_kept(tmp_path / "in.sgy", tmp_path / "out/s", null=2)
     names = {p.name for p in (tmp_path / "out/figures").iterdir()}
-    assert names == {"inline_108.png", "crossline_10.png", "timeslice_20.png"}
+    assert names == {"inline_108.png", "crossline_10.png", "timeslice_20.png", "strike_rose.png"}
 
 
 def test_field_survey(real_data: Path, tmp_path: Path, model_path: Path):

@@ -18,7 +18,7 @@ from common.errors import DataError, StrataError, UserError
 from common.files import FolderLock
 from fault_seg import infer as infer_module
 from fault_seg import survey
-from fault_seg.config import InferConfig
+from fault_seg.config_infer import InferConfig
 from fault_seg.infer import infer, load
 from tests.fault_seg.cases import QUICK, infer_config, noisy_layers, save_model
 

@@ -227,7 +227,10 @@ def test_coarsest_branch_stays_in_float32():
     ("stride", "dilation", "size"), [(1, 1, 8), (2, 1, 8), (1, 2, 6), (1, 4, 10), (2, 1, 7)]
 )
 def test_split_convolution_is_the_convolution(stride: int, dilation: int, size: int):
-    """The fast path for small grids gives values and gradients of the plain convolution."""
+    """The fast path for small grids gives values and gradients of the plain convolution.
+
+    A gradient of a weight sums hundreds of terms; the tolerance follows the largest value of each tensor.
+    """
     fast = Conv3d(5, 6, 3, stride, padding=dilation, dilation=dilation)
     slow = nn.Conv3d(5, 6, 3, stride, padding=dilation, dilation=dilation)
     slow.load_state_dict(fast.state_dict())
@@ -237,7 +240,8 @@ def test_split_convolution_is_the_convolution(stride: int, dilation: int, size: 
         y = layer(x)
         y.square().sum().backward()
         results.append([y, x.grad, layer.weight.grad, layer.bias.grad])
-    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-5)
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("kind", ["infer", "refine"])

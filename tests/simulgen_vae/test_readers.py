@@ -16,7 +16,7 @@ from simulgen_vae.config_data import PrepDataConfig
 from simulgen_vae.fields import open_fields
 from simulgen_vae.grids import Grid
 from simulgen_vae.images import read_image
-from simulgen_vae.prep import prep_data, stored_basis
+from simulgen_vae.prep import prep_data, request_of, stored_basis
 from simulgen_vae.tables import read_table
 from tests.simulgen_vae.cases_data import mirror, waves, write_case
 
@@ -207,9 +207,12 @@ def test_prep_keeps_everything(tmp_path):
     data = open_fields(result["path"])
     assert np.array_equal(data.trajectory(4), U[4]) and data.params[:, 0].tolist() == list(range(12))
     rows = np.flatnonzero(data.given_split == 0)
-    basis = stored_basis(result["path"], rows)
+    asked = request_of(0, config.energy, data)
+    basis = stored_basis(result["path"], rows, asked)
     assert basis is not None and basis.num_modes == result["num_modes"]
-    assert stored_basis(result["path"], rows[:-1]) is None and stored_basis(tmp_path / "a.npy", rows) is None
+    assert stored_basis(result["path"], rows[:-1], asked) is None
+    assert stored_basis(result["path"], rows, request_of(3, config.energy, data)) is None
+    assert stored_basis(tmp_path / "a.npy", rows, asked) is None
     with pytest.raises(UserError, match="exists already"):
         prep_data(config, BasicOptions())
     prep_data(config, BasicOptions(overwrite=True))

@@ -15,13 +15,19 @@ import pytest
 import torch
 
 from common.errors import DataError, DivergedError, UserError
+from common.run import BasicOptions
 from common.task import Result
 from simulgen_vae.config import TrainConfig
+from simulgen_vae.config_data import PrepDataConfig
+from simulgen_vae.constraints import constraints_of
 from simulgen_vae.field_data import FieldData
 from simulgen_vae.model_files import read_surrogate
 from simulgen_vae.phases import SurrogateTask
 from simulgen_vae.predictor import Inputs
+from simulgen_vae.prep import prep_data, request_of, stored_basis
+from simulgen_vae.preparation import open_data, split_of
 from simulgen_vae.train import train
+from simulgen_vae.uncertainty import keep_for_calibration
 from tests.launch import ROOT, torchrun
 from tests.simulgen_vae.cases_vae import NUM, config, fields, options, params, write_data, write_pictures
 from tests.toy_runs import differences, load
@@ -313,3 +319,59 @@ def test_two_ranks_equal_one(data: Path, tmp_path: Path):
     for name, weights in found[0].items():
         for key, value in weights.items():
             torch.testing.assert_close(found[1][name][key], value, rtol=1e-4, atol=2e-6)
+
+
+def test_a_stored_basis_is_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Training takes the basis that prep_data stored, bit for bit; another --num_modes fits another one."""
+    source = write_data(tmp_path / "d.npz")
+    made = prep_data(PrepDataConfig(str(source), fit_basis=True, num_modes=6), BasicOptions())
+    stored = train(config(Path(made["path"])), options(tmp_path / "a", dry_run=True))
+    assert stored is None and "6 modes, as stored in" in "".join(capsys.readouterr())
+    train(config(Path(made["path"]), num_modes="5"), options(tmp_path / "a", dry_run=True))
+    assert "as stored in" not in "".join(capsys.readouterr())
+
+
+def test_calibration_rows_are_hidden_from_the_stored_basis(tmp_path: Path):
+    """With 200 runs the stored basis has seen only the rows that a training learns from."""
+    source = write_data(tmp_path / "d.npz", num=200)
+    made = prep_data(PrepDataConfig(str(source), fit_basis=True, num_modes=6), BasicOptions())
+    chosen = config(Path(made["path"]))
+    data = open_data(chosen)
+    split, kept = keep_for_calibration(split_of(chosen, data, 0), data.num_samples, 0)
+    assert len(kept) == 20 and stored_basis(made["path"], split.train, request_of(6, chosen.energy, data))
+
+
+def test_constant_parameters_are_named_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A parameter that never changes over the training rows is named in one warning."""
+    p = np.column_stack([params(), np.full(NUM, 4.0)])
+    np.savez(tmp_path / "d.npz", fields=fields(), params=p)
+    run(config(tmp_path / "d.npz", epochs=1, lc_epochs=1), tmp_path / "run")
+    said = "".join(capsys.readouterr())
+    assert said.count("constant over the training rows, dropped: p3") == 1
+
+
+def test_soft_bounds_are_trained(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A soft bound below the data is paid for: the network moves towards it, without it nothing is penalised."""
+    monkeypatch.setattr("simulgen_vae.train._contest", lambda *_: None)
+    top = float(fields().mean())
+    run(config(data, bounds=f"-inf,{top}:soft", lc_epochs=0, ema=0.0, epochs=4, lr=0.01), tmp_path / "soft")
+    lines = [json.loads(line) for line in (tmp_path / "soft/metrics.jsonl").read_text().splitlines()]
+    paid = [line["vae_penalty"] for line in lines if "vae_penalty" in line]
+    assert paid[-1] < 0.9 * paid[0]
+    run(config(data, lc_epochs=0, epochs=1), tmp_path / "free")
+    assert "vae_penalty" not in (tmp_path / "free/metrics.jsonl").read_text()
+
+
+def test_known_nodes_travel_with_the_model(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The deliverable holds the known nodes; a file that does not fit the mesh is refused before the start."""
+    monkeypatch.setattr("simulgen_vae.train._contest", lambda *_: None)
+    mask = np.arange(20) < 2
+    np.savez(tmp_path / "known.npz", mask=mask, value=np.full(20, 7.0))
+    known = f"{tmp_path / 'known.npz'}:hard"
+    run(config(data, dirichlet=known, epochs=1, lc_epochs=0), tmp_path / "run")
+    found = constraints_of(read_surrogate(tmp_path / "run"))
+    assert (found(torch.zeros(1, 9, 20, 1))[0, :, :3, 0] == torch.tensor([7.0, 7.0, 0.0])).all()
+    np.savez(tmp_path / "known.npz", mask=mask[:5], value=np.zeros(5))
+    with pytest.raises(DataError, match=r"known\.npz: mask bool \(5,\), expected bool \(20,\)"):
+        run(config(data, dirichlet=known), tmp_path / "other")
+    assert not (tmp_path / "other").exists()

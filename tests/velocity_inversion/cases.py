@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from common.noise import torch_stream
-from common.run import BasicOptions
+from common.run import BasicOptions, MachineOptions, TrainOptions
 from velocity_inversion.config import TrainConfig
 from velocity_inversion.config_data import DataConfig
+from velocity_inversion.config_tools import InferConfig
 from velocity_inversion.geometry import Survey, openfwi_survey
 from velocity_inversion.make_data import make_data
+from velocity_inversion.train import MODEL_FILE
+
+RUN = TrainOptions(device="cpu", precision="fp32", tensorboard=False, log_every=1, save_every=2, eval_every=2)
+CPU = MachineOptions(device="cpu", precision="fp32")
 
 
 def tiny_data(out: Path) -> Path:
@@ -46,6 +52,26 @@ def tiny_config(data: Path, cache: Path) -> TrainConfig:
         physics_samples=1,
         physics_start=0.0,
         cache_dir=cache,
+        diffusion_steps=4,
+        diffusion_width=8,
+    )
+
+
+def rank_config(data: Path, cache: Path, batch_size: int) -> TrainConfig:
+    """Return a training of one member and three steps without the wave equation."""
+    return replace(
+        tiny_config(data, cache), num_models=1, max_steps=3, batch_size=batch_size, physics_every=0
+    )
+
+
+def rank_inference(data: Path, out: Path) -> InferConfig:
+    """Return how the ranks predict."""
+    return InferConfig(
+        model_path=str(out / "run" / MODEL_FILE),
+        test_data_path=str(data / "test"),
+        use_tta=True,
+        misfit="none",
+        figures=0,
     )
 
 

@@ -13,7 +13,7 @@ from velocity_inversion.ensemble import fit_weights
 from velocity_inversion.geometry import openfwi_survey
 from velocity_inversion.inversionnet import InversionNet
 from velocity_inversion.model import VelocityNet, parameter_count, with_channels
-from velocity_inversion.predict import Tta, conformal_factor, predict_batch
+from velocity_inversion.predictions import Tta, conformal_factor, predict_batch
 from velocity_inversion.preprocess import NUM_OFFSETS, Amplitude
 
 

@@ -9,19 +9,13 @@ import torch
 
 from common.errors import DataError, UserError
 from common.sampling import Draw
-from tests.velocity_inversion.cases import random_batch, tiny_data
+from tests.velocity_inversion.cases import random_batch
 from velocity_inversion.augment import flip, mask_frequencies, shift
 from velocity_inversion.dataset import ShotDataset, split_rows
 from velocity_inversion.geometry import challenge_survey
 from velocity_inversion.preprocess import band_pass, decimate, decimate_tensor
 from velocity_inversion.simulate import ricker
 from velocity_inversion.sources import open_source
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a tiny data set."""
-    return tiny_data(tmp_path_factory.mktemp("shots"))
 
 
 def test_decimation_keeps_the_wavelet_and_stops_aliases():

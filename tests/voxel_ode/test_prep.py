@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -24,6 +25,7 @@ from voxel_ode.prepped import PreppedSim, active_slabs, open_prepped, open_simul
 from voxel_ode.raw import RawFile
 
 ROOT = Path(__file__).resolve().parents[2]
+EXACT = {"compression": "gzip1"}  # lzf repeats the values, not the bytes
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -110,11 +112,39 @@ def test_a_file_of_ten_channels_gets_depth(tmp_path: Path):
     np.testing.assert_array_equal(open_prepped(path).static(), expected)
 
 
-def test_workers_and_interruption_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Two processes write what one writes; a run stopped after a file goes on to the same bytes."""
+def values_of(root: Path) -> dict[str, Any]:
+    """Return all files below a folder but the lock: HDF5 files as their values, others as their bytes."""
+    found: dict[str, Any] = contents(root)
+    for name in found:
+        if name.endswith(".h5"):
+            with h5py.File(root / name) as file:
+                tables: dict[str, Any] = {}
+                file.visititems(
+                    lambda key, node, tables=tables: tables.update(
+                        {key: (node.dtype, node.shape, node[()].tobytes())}
+                        if isinstance(node, h5py.Dataset)
+                        else {}
+                    )
+                )
+                found[name] = tables | {"attributes": {k: str(v) for k, v in file.attrs.items()}}
+    return found
+
+
+def test_lzf_repeats_every_value(tmp_path: Path):
+    """The default compression gives equal values, attributes and other files with any number of processes."""
     raw = write_folder(tmp_path / "raw")
     prep_data(config(raw, tmp_path / "a"), BasicOptions())
     prep_data(config(raw, tmp_path / "b", workers=2), BasicOptions())
+    first = values_of(tmp_path / "a")
+    assert first == values_of(tmp_path / "b")
+    assert sum("outputs_grid" in tables for tables in first.values() if isinstance(tables, dict)) == 4
+
+
+def test_workers_and_interruption_change_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Two processes write what one writes; a run stopped after a file goes on to the same bytes."""
+    raw = write_folder(tmp_path / "raw")
+    prep_data(config(raw, tmp_path / "a", **EXACT), BasicOptions())
+    prep_data(config(raw, tmp_path / "b", workers=2, **EXACT), BasicOptions())
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     calls = []
 
@@ -126,12 +156,12 @@ def test_workers_and_interruption_change_no_byte(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(prep, "write_prepped", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        prep_data(config(raw, tmp_path / "c"), BasicOptions())
+        prep_data(config(raw, tmp_path / "c", **EXACT), BasicOptions())
     assert len(contents(tmp_path / "c")) == 2
-    prep_data(config(raw, tmp_path / "c"), BasicOptions())
+    prep_data(config(raw, tmp_path / "c", **EXACT), BasicOptions())
     assert len(calls) == 5  # the first two were kept
     assert contents(tmp_path / "a") == contents(tmp_path / "c")
-    prep_data(config(raw, tmp_path / "c"), BasicOptions())
+    prep_data(config(raw, tmp_path / "c", **EXACT), BasicOptions())
     assert len(calls) == 5 and contents(tmp_path / "a") == contents(tmp_path / "c")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from common import checkpoint as checkpoints
 from common.cli import parse
@@ -19,11 +20,11 @@ from common.device import resolve_precision
 from common.errors import DataError, DivergedError, UserError
 from common.guard import Guard
 from common.run import machine
-from common.task import Result
-from tests.launch import ROOT
+from tests.launch import ROOT, torchrun
 from tests.toy_runs import differences, load, records, status
 from tests.voxel_ode.cases_data import prepared
 from tests.voxel_ode.cases_model import make_model
+from tests.voxel_ode.cases_train import QUICK, TINY, config, options, run
 from voxel_ode.config import TRAIN_PRESETS, TrainConfig, TrainRunOptions
 from voxel_ode.model import VoxelAutoRegressor
 from voxel_ode.normalize import Normalizer
@@ -38,46 +39,6 @@ SCRIPT = ROOT / "scripts" / "voxel_ode" / "train.py"
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a prepped root of two training, one validation and one test simulation of 7x6x5 cells."""
     return prepared(tmp_path_factory.mktemp("data"))
-
-
-def config(root: Path, **changes: Any) -> TrainConfig:
-    """Return a training of six steps of a tiny network: four of one year, two of two."""
-    tiny: dict[str, Any] = {
-        "receptive_field_radius": 1,
-        "base_channels": 4,
-        "depth": 1,
-        "multiscale": 1,
-        "prepped_root": root,
-        "batch_size": 2,
-        "max_steps": 6,
-        "lr": 2e-3,
-        "ema_decay": 0.9,
-        "loss_margin": 1,
-        "unroll_steps": 2,
-        "conv_backend": "native",
-        "aug_flip": True,
-        "cache": "ram",
-    }
-    return TrainConfig(**{**tiny, **changes})
-
-
-def options(out: Path, **changes: Any) -> TrainRunOptions:
-    """Return run options for a quick training on the CPU."""
-    quick: dict[str, Any] = {
-        "device": "cpu",
-        "tensorboard": False,
-        "log_every": 1,
-        "eval_every": 3,
-        "save_every": 3,
-    }
-    return TrainRunOptions(out=out, **{**quick, **changes})
-
-
-def run(chosen: TrainConfig, out: Path, **changes: Any) -> Result:
-    """Train in this process and return the result."""
-    result = train(chosen, options(out, **changes))
-    assert result is not None
-    return result
 
 
 @pytest.fixture(scope="module")
@@ -181,31 +142,66 @@ def test_workers_change_nothing(root: Path, finished: Path, tmp_path: Path):
     assert differences(expected, found) == []
 
 
-def furthest(a: Path, b: Path) -> float:
-    """Return the largest difference of two checkpoints' weights."""
-    first, second = (load(path)["training"]["task"]["module"] for path in (a, b))
-    assert first.keys() == second.keys()
-    return max(float((first[name] - second[name]).abs().max()) for name in first)
+def loaded(path: Path) -> dict[str, torch.Tensor]:
+    """Return the plain weights of a checkpoint."""
+    return load(path)["training"]["task"]["module"]
 
 
 BEGUN = {"norm": "running", "max_steps": 20, "unroll_steps": 1, "rollout_eval_sims": 0}
 GOES_ON = {**BEGUN, "max_steps": 26, "unroll_steps": 2, "unroll_start": 0.9}
+SELDOM = {"eval_every": 100, "save_every": 100}
 
 
-@pytest.fixture(scope="module")
-def begun(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a run of some steps: from a zero start Adam would turn rounding into steps of full length."""
-    out = tmp_path_factory.mktemp("begun") / "run"
-    run(config(root, **BEGUN), out, eval_every=100, save_every=100)
-    return out
+def test_two_ranks_equal_one_process(root: Path, tmp_path: Path):
+    """Two ranks with a batch of one go on as one process with a batch of two does, unrolled too.
+
+    They start from a run of some steps: Adam makes a full step of a gradient that is only rounding.
+    """
+    run(config(root, **BEGUN), tmp_path / "begun", **SELDOM)
+    resume = str(tmp_path / "begun" / "checkpoints" / "last.pt")
+    run(config(root, **GOES_ON), tmp_path / "one", resume=resume, **SELDOM)
+    flags = ["--out", tmp_path / "two", "--resume", resume, "--precision", "fp32", "--threads", "1"]
+    changes = {**TINY, **GOES_ON, "prepped_root": root, "batch_size": 1}
+    flags += [word for name, value in changes.items() for word in (f"--{name}", str(value))]
+    flags += [word for name, value in {**QUICK, **SELDOM}.items() for word in (f"--{name}", str(value))]
+    ended = torchrun(SCRIPT, flags, tmp_path / "said.txt")
+    assert ended.returncode == 0, ended.output
+    begun, one, two = (
+        loaded(tmp_path / name / "checkpoints" / "last.pt") for name in ("begun", "one", "two")
+    )
+    moved = max(float((one[name] - begun[name]).abs().max()) for name in one)
+    apart = max(float((one[name] - two[name]).abs().max()) for name in one)
+    assert moved > 1e-3 and apart < 1e-3 * moved
+    losses = [
+        [r["train/loss_total"] for r in records(tmp_path / name) if "train/loss_total" in r]
+        for name in ("one", "two")
+    ]
+    assert len(losses[0]) == 6 and losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
-@pytest.fixture(scope="module")
-def gone_on(root: Path, begun: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the checkpoint of one process that went on with a batch of two."""
-    out = tmp_path_factory.mktemp("one") / "run"
-    run(config(root, **GOES_ON), out, resume=str(begun), eval_every=100, save_every=100)
-    return out / "checkpoints" / "last.pt"
+def test_without_validation_the_last_is_best(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Without validation simulations best.pt is last.pt, under both its names, and a warning says so."""
+    data = prepared(tmp_path / "data", num_val=0)
+    run(config(data, max_steps=4), tmp_path / "run", save_every=2)
+    folder = tmp_path / "run" / "checkpoints"
+    assert "warning: no validation rollouts: the last state counts as the best" in capsys.readouterr().err
+    for name in ("best.pt", "best_step4.pt"):
+        assert differences(load(folder / "last.pt"), load(folder / name)) == []
+    assert [path.name for path in folder.glob("best_step*.pt")] == ["best_step4.pt"]
+
+
+def test_unknown_cell_sizes_turn_flux_inputs_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Files that do not say how large their cells are train without flux inputs; the checkpoint says so."""
+
+    def forget(file: h5py.File) -> None:
+        del file.attrs["cell_size_m"]
+
+    data = prepared(tmp_path / "data", raw={"change": forget})
+    run(config(data, max_steps=1, unroll_steps=1), tmp_path / "run")
+    assert "--flux_inputs: off" in capsys.readouterr().err
+    found = load(tmp_path / "run" / "checkpoints" / "best.pt")
+    assert found["config"]["flux_inputs"] is False
+    assert found["state_dict"]["stem.weight"].shape[1] == 13 and "flow_weight" not in found["state_dict"]
 
 
 def test_untrained_rollout_scores_one(root: Path):

@@ -1,0 +1,381 @@
+"""What the surrogate reaches and costs. Run: python benchmarks/simulgen_vae.py --case wave --seed 0.
+
+Cases: wave, advdiff and burgers train and evaluate through the users' commands and print ratios to baselines
+that are fitted in the same run on the same rows (lower is better). scale streams an HDF5 file through the POD
+front end in a process of its own and prints seconds, MB/s and peak memory. speed times epochs with and
+without front end, and the decoder beside the solvers. gp fits our Gaussian process beside scikit-learn's. all
+runs everything; --smoke runs tiny sizes. The table and benchmarks/results/simulgen_vae.json say the same; a
+case replaces its own rows in that file. Ratios come from one run; times are CPU seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from common.cli import main, option, parse  # noqa: E402
+from common.device import peak_memory_bytes  # noqa: E402
+from common.errors import DataError  # noqa: E402
+from common.files import write_json  # noqa: E402
+from common.guard import Guard  # noqa: E402
+from common.noise import numpy_stream  # noqa: E402
+from common.run import TrainOptions  # noqa: E402
+from simulgen_vae import advdiff, wave  # noqa: E402
+from simulgen_vae.basis import fit_basis  # noqa: E402
+from simulgen_vae.config import TrainConfig  # noqa: E402
+from simulgen_vae.field_data import FieldData  # noqa: E402
+from simulgen_vae.fields import open_fields  # noqa: E402
+from simulgen_vae.gp import fit_gp, likelihood_of  # noqa: E402
+from simulgen_vae.grids import Grid  # noqa: E402
+from simulgen_vae.progress import VAE  # noqa: E402
+from simulgen_vae.reduced import reduce_one  # noqa: E402
+from simulgen_vae.train import gather, make_task, make_training  # noqa: E402
+
+CASES = ("wave", "advdiff", "burgers", "scale", "speed", "gp")
+RESULT = ROOT / "benchmarks" / "results" / "simulgen_vae.json"
+BURGERS = "simulgen/burgers_mini.npz"
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to measure."""
+
+    case: str = option("all", "what to measure", choices=("all", *CASES, "scale_child"))
+    smoke: bool = option(False, "tiny sizes, no targets")
+    num: int = option(128, "simulations of wave and advdiff")
+    max_cpu_s: float = option(300.0, "CPU time of the grid network in wave and advdiff", unit="s")
+    real_data: Path = option(ROOT.parent / "shared/data", f"folder with {BURGERS}")
+    max_memory: float = option(0.5, "bound of the front end in scale", unit="GiB")
+    file: str = option("", "HDF5 file of scale_child, which scale starts")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How it is run."""
+
+    seed: int = option(0, "of data, split and training")
+
+
+def row(what: str, value: float, unit: str, most: float | None = None) -> dict[str, Any]:
+    """Return a line of the table with its target, if there is one."""
+    return {"what": what, "value": float(f"{value:.4g}"), "unit": unit, "at_most": most}
+
+
+def script(name: str, *flags: str) -> float:
+    """Run a script of the package and return its CPU seconds.
+
+    Raises:
+        DataError: it failed; its own message stands above.
+    """
+    before = os.times()
+    command = [sys.executable, str(ROOT / f"scripts/simulgen_vae/{name}.py"), *flags]
+    done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
+    if done.returncode:
+        raise DataError(f"{name}.py: exit code {done.returncode}, expected 0; its message stands above")
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+# quality
+
+
+def quality(case: str, config: Config, seed: int, folder: Path) -> Rows:
+    """Train and evaluate through the commands; return errors and ratios."""
+    data = folder / f"{case}.h5"
+    train = ["--preset", "demo_wave", "--input_type", "csv", "--max_cpu_s", str(config.max_cpu_s)]
+    if case == "burgers":
+        data = config.real_data / BURGERS
+        train += ["--epochs", "10", "--lc_epochs", "10"]
+    else:
+        sizes = ["--num", "24", "--nx", "16", "--ny", "8", "--frames", "8"] if config.smoke else []
+        made = ["--num", str(config.num), *sizes, "--seed", str(seed), "--path", str(data), "--no_figures"]
+        script("make_data", "--kind", case, *made)
+    if config.smoke:
+        train = ["--preset", "smoke", "--input_type", "csv", "--conditioner", "gp"]
+    run, place = str(folder / "run"), ["--seed", str(seed), "--threads", "1"]
+    seconds = script("train", "--data", str(data), *train, *place, "--out", run, "--no_tensorboard")
+    report = str(folder / "report")
+    script("evaluate", "--model", run, *place, "--out", report, "--no_figures")
+    found = json.loads((folder / "report/evaluation.json").read_text(encoding="utf-8"))
+    return quality_rows(case, found, seconds, config.smoke)
+
+
+def quality_rows(case: str, found: dict[str, Any], seconds: float, smoke: bool) -> Rows:
+    """Return the lines of a case from the document of an evaluation."""
+    error = {name: m["summary"]["relative_l2"] for name, m in found["methods"].items()}
+    shared = [row(f"{case}: {name}", value, "relative L2") for name, value in error.items()]
+    regressions = {n: v for n, v in error.items() if n.startswith("pod") and not n.endswith("_oracle")}
+    gprs = {n: v for n, v in regressions.items() if "_gpr" in n}
+    plain = {n: v for n, v in gprs.items() if not n.endswith("_mirror")}
+    rival, most = {
+        "wave": ({n: v for n, v in plain.items() if n.endswith("gpr_shared")}, 0.60),
+        "advdiff": (plain, 0.95),
+        "burgers": ({n: v for n, v in regressions.items() if n.endswith("_krr")}, 0.50),
+    }[case]
+    best = min(rival, key=lambda n: rival[n])
+    lines = [
+        row(f"{case}: ours / {best}", error["ours"] / rival[best], "ratio", None if smoke else most),
+        row(f"{case}: ours / best GPR", error["ours"] / min(gprs.values()), "ratio", None if smoke else 1.05),
+        row(f"{case}: training", seconds, "CPU s"),
+    ]
+    bars = found["error_bars"]
+    if bars:
+        lines.append(row(f"{case}: points inside the {bars['nominal']:g} band", bars["coverage"], "share"))
+    return [*shared, *lines, {"what": f"{case}: ships", "value": found["line"], "unit": "", "at_most": None}]
+
+
+# scale
+
+
+def write_large(path: Path, num: int, frames: int, nodes: int, rank: int = 12) -> None:
+    """Write travelling low-rank fields [num, frames, nodes, 1] and a little noise, one by one."""
+    import h5py
+
+    x = np.linspace(0, 1, nodes, dtype=np.float32)
+    t = np.linspace(0, 1, frames, dtype=np.float32)
+    with h5py.File(path, "w") as h5:
+        chunk = (1, frames, min(nodes, 16384), 1)
+        fields = h5.create_dataset("fields", (num, frames, nodes, 1), "f4", chunks=chunk, fletcher32=True)
+        fields.attrs["names"], fields.attrs["units"] = ["u"], [""]
+        for i in range(num):
+            rng = numpy_stream(0, "large", i)
+            u = 1e-3 * rng.standard_normal((frames, nodes), dtype=np.float32)
+            for k in range(1, rank):
+                a, b = rng.standard_normal(2).astype(np.float32)
+                u += (a * np.cos(k * t) + b * np.sin(k * t))[:, None] * np.sin(np.pi * k * x) / k
+            fields[i] = u[..., None]
+
+
+def scale(config: Config, folder: Path) -> Rows:
+    """Fit and apply the front end in a process of its own, so that its peak memory is its own."""
+    path = folder / "large.h5"
+    num, frames, nodes = (4, 20, 2000) if config.smoke else (8, 200, 95008)
+    write_large(path, num, frames, nodes)
+    command = [sys.executable, __file__, "--case", "scale_child", "--file", str(path)]
+    command += ["--max_memory", str(config.max_memory)] + (["--smoke"] if config.smoke else [])
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    megabytes = num * frames * nodes * 4 / 1e6
+    return [
+        row("scale: fields", megabytes, "MB"),
+        row("scale: modes", found["modes"], "-"),
+        row("scale: basis, 4 passes", found["basis_s"], "CPU s"),
+        row("scale: basis, stream", 4 * megabytes / found["basis_wall_s"], "MB/s"),
+        row("scale: coefficients, 1 pass", found["reduce_s"], "CPU s"),
+        row("scale: peak memory", found["peak_bytes"] / 1e9, "GB", None if config.smoke else 1.5),
+    ]
+
+
+def scale_child(config: Config) -> None:
+    """Stream the file through the front end and print what it cost as JSON."""
+    data = open_fields(config.file)
+    cpu, wall = time.process_time(), time.perf_counter()
+    modes = 6 if config.smoke else 128
+    basis = fit_basis(data, range(data.num_samples), modes, max_memory=config.max_memory)
+    fitted, wall = time.process_time(), time.perf_counter() - wall
+    for i in range(data.num_samples):
+        reduce_one(data, basis, i)
+    found = {
+        "modes": basis.num_modes,
+        "basis_s": fitted - cpu,
+        "basis_wall_s": wall,
+        "reduce_s": time.process_time() - fitted,
+        "peak_bytes": peak_memory_bytes(torch.device("cpu")),
+    }
+    print(json.dumps(found))
+
+
+# speed
+
+
+def speed(config: Config, folder: Path) -> Rows:
+    """Time an epoch with POD at three mesh sizes and without, the decoder, and the solvers."""
+    num, frames, modes = (16, 8, 4) if config.smoke else (80, 32, 64)
+    sizes = (64, 128) if config.smoke else (1024, 2048, 32768)
+    lines, seconds = [], {}
+    for nodes in sizes:
+        path = folder / f"speed{nodes}.h5"
+        write_large(path, num, frames, nodes)
+        seconds[nodes] = epoch_seconds(path, folder, config, num_modes=str(modes))
+        lines.append(row(f"speed: epoch of {num} runs, pod, {nodes} nodes", seconds[nodes], "CPU s"))
+    lines[0]["at_most"] = None if config.smoke else 1.0  # a whole-mesh model of this size takes 1.0 to 2.4 s
+    middle = sizes[-2]
+    plain = epoch_seconds(folder / f"speed{middle}.h5", folder, config, front_end="none")
+    lines += [
+        row(f"speed: epoch of {num} runs, none, {middle} nodes", plain, "CPU s"),
+        row(
+            f"speed: pod / none, {middle} nodes",
+            seconds[middle] / plain,
+            "ratio",
+            None if config.smoke else 1.0,
+        ),
+        row(
+            f"speed: pod, {sizes[-1]} / {middle} nodes",
+            seconds[sizes[-1]] / seconds[middle],
+            "ratio",
+            None if config.smoke else 1.1,
+        ),
+    ]
+    return lines + solver_rows(config)
+
+
+def epoch_seconds(path: Path, folder: Path, config: Config, **changes: str) -> float:
+    """Return the CPU seconds of an epoch of the VAE, the best of three after a first one."""
+    filters = (16, 12, 8) if config.smoke else (128, 96, 64, 48)
+    chosen = TrainConfig(data=str(path), epochs=4, filters=filters, test_fraction=0.1, val_fraction=0.15)
+    chosen = replace(chosen, **changes)
+    options = TrainOptions(out=folder / "none", device="cpu", precision="fp32")
+    inputs = gather(chosen, options)
+    training = make_training(inputs, 0, torch.device("cpu"), None)
+    task = make_task(inputs, training, options, Guard(torch.device("cpu")))
+    task.start_phase(VAE)
+    times, per_epoch, began = [], task.lengths[VAE].per_epoch, time.process_time()
+    for step, batch in enumerate(task.batches(VAE)):
+        task.step(batch, step)
+        if (step + 1) % per_epoch == 0:
+            times.append(time.process_time() - began)
+            began = time.process_time()
+    inputs.data.close()
+    return min(times[1:-1])
+
+
+def solver_rows(config: Config) -> Rows:
+    """Return what decoding a trajectory costs beside the generators' own solvers on the same grid."""
+    grid = Grid(16, 8) if config.smoke else Grid(64, 32)
+    frames = 5 if config.smoke else 50
+    modes, nodes = 64, grid.nx * grid.ny
+    c, phi = torch.randn(modes, frames), torch.randn(nodes, modes)
+    decode = best_of(lambda: c.T @ phi.T)
+    lines = [row("speed: decoding a trajectory", 1e3 * decode, "CPU ms")]
+    for name, solver in (("advdiff", advdiff), ("wave", wave)):
+        params = solver.draw(numpy_stream(0, "solver", 0))
+        seconds = best_of(lambda s=solver, p=params: s.simulate(p, grid, frames), 2)
+        lines += [
+            row(f"speed: {name} solver", 1e3 * seconds, "CPU ms"),
+            row(f"speed: {name} solver / decoding", seconds / decode, "times"),
+        ]
+    return lines
+
+
+def best_of(function: Callable[[], Any], count: int = 5) -> float:
+    """Return the least CPU seconds of several calls."""
+    times = []
+    for _ in range(count):
+        began = time.process_time()
+        function()
+        times.append(time.process_time() - began)
+    return min(times)
+
+
+# Gaussian processes
+
+
+def gp(config: Config, data: FieldData) -> Rows:
+    """Fit one process with one ARD kernel for all POD scores here and in scikit-learn, on equal rows."""
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+    num = 40 if config.smoke else 400
+    basis = fit_basis(data, range(num), 12)
+    c = np.stack([reduce_one(data, basis, i) for i in range(num)]).reshape(num, -1)
+    u, s, _ = np.linalg.svd(c - c.mean(0), full_matrices=False)
+    y = u[:, :16] * s[:16]
+    assert data.params is not None
+    x = (data.params[:num] - data.params[:num].mean(0)) / data.params[:num].std(0)
+    began = time.process_time()
+    ours = fit_gp(torch.from_numpy(x), torch.from_numpy(y), num_starts=2)
+    own_seconds, own = time.process_time() - began, likelihood_of(ours, torch.from_numpy(y))
+    kernel = ConstantKernel(float((y**2).mean()), (1e-9, 1e9)) * Matern(
+        np.full(x.shape[1], 4.0), (1e-2, 1e4), 2.5
+    )
+    began = time.process_time()
+    theirs = GaussianProcessRegressor(kernel + WhiteKernel(1e-4, (1e-12, 1e3)), alpha=1e-10).fit(
+        x, y - y.mean(0)
+    )
+    seconds = time.process_time() - began
+    return [
+        row(f"gp: ours, {num} rows of {x.shape[1]} inputs", own_seconds, "CPU s"),
+        row("gp: scikit-learn", seconds, "CPU s"),
+        row("gp: ours / scikit-learn", own_seconds / seconds, "ratio", None if config.smoke else 1.0),
+        row("gp: log-likelihood, ours", own / num, "nats a row"),
+        row(
+            "gp: log-likelihood, scikit-learn",
+            float(theirs.log_marginal_likelihood_value_) / num,
+            "nats a row",
+        ),
+    ]
+
+
+def measure(case: str, config: Config, seed: int) -> Rows:
+    """Return the lines of one case."""
+    real = config.real_data / BURGERS
+    if case in ("burgers", "gp") and not real.is_file():
+        print(f"{case}: left out, {real} is not there")
+        return []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if case in ("wave", "advdiff", "burgers"):
+            return quality(case, config, seed, folder)
+        if case == "gp":
+            return gp(config, open_fields(real))
+        return {"scale": scale, "speed": speed}[case](config, folder)
+
+
+def save(case: str, lines: Rows, seconds: float, config: Config, seed: int) -> None:
+    """Replace the lines of a case in the stored result; tiny runs are not stored."""
+    if config.smoke or not lines:
+        return
+    stored = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
+    stored[case] = {
+        "rows": lines,
+        "seed": seed,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU, one thread",
+        "torch": torch.__version__,
+        "seconds": round(seconds, 1),
+    }
+    write_json(RESULT, stored)
+
+
+def show(lines: Rows) -> None:
+    """Print the table."""
+    for line in lines:
+        value, most = line["value"], line["at_most"]
+        text = f"{value:>10.4g}" if isinstance(value, float) else str(value)
+        verdict = "" if most is None else f"at most {most:g}: {'met' if value <= most else 'missed'}"
+        print(f"{line['what']:<48}{text} {line['unit']:<12} {verdict}".rstrip(), flush=True)
+
+
+def run(argv: Sequence[str]) -> None:
+    """Measure, print, and write benchmarks/results/simulgen_vae.json."""
+    parsed = parse(argv, Config, Options, description=__doc__)
+    config, seed = parsed.config, parsed.run.seed
+    torch.set_num_threads(1)
+    if config.case == "scale_child":
+        scale_child(config)
+        return
+    for case in CASES if config.case == "all" else (config.case,):
+        began = time.perf_counter()
+        lines = measure(case, config, seed)
+        save(case, lines, time.perf_counter() - began, config, seed)
+        show(lines)
+
+
+if __name__ == "__main__":
+    main(run)

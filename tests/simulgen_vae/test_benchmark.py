@@ -1,0 +1,60 @@
+"""The benchmark at tiny sizes: every line is there, ratios are what they say, nothing tiny is stored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import simulgen_vae as benchmark
+
+
+@pytest.fixture(autouse=True)
+def no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Store results elsewhere; return where."""
+    path = tmp_path / "result.json"
+    monkeypatch.setattr(benchmark, "RESULT", path)
+    return path
+
+
+def test_speed(no_result: Path, capsys: pytest.CaptureFixture[str]):
+    """Epochs, decoding and solvers are timed; ratios are those of the lines; tiny runs leave no file."""
+    benchmark.run(["--case", "speed", "--smoke"])
+    said = capsys.readouterr().out.splitlines()
+    value = {line[:48].strip(): float(line[48:58]) for line in said}
+    pod, plain = (value[f"speed: epoch of 16 runs, {kind}, 64 nodes"] for kind in ("pod", "none"))
+    assert value["speed: pod / none, 64 nodes"] == pytest.approx(pod / plain, rel=2e-3)
+    assert min(value.values()) > 0 and not no_result.exists()
+
+
+def test_scale_reads_a_file_in_its_own_process(capsys: pytest.CaptureFixture[str]):
+    """The streamed file's size is told, and the peak memory is that of the child."""
+    benchmark.run(["--case", "scale", "--smoke"])
+    said = capsys.readouterr().out
+    assert "0.64 MB" in said and "scale: peak memory" in said
+
+
+def test_cases_keep_each_other(no_result: Path):
+    """Storing one case leaves the others' lines; an empty or tiny run stores nothing."""
+    config = benchmark.Config()
+    benchmark.save("speed", [benchmark.row("a", 1.23456, "s", 2.0)], 1.0, config, 0)
+    benchmark.save("scale", [benchmark.row("b", 3.0, "GB")], 1.0, config, 0)
+    benchmark.save("gp", [], 1.0, config, 0)
+    benchmark.save("speed", [benchmark.row("c", 9.0, "s")], 1.0, benchmark.Config(smoke=True), 0)
+    stored = json.loads(no_result.read_text())
+    assert set(stored) == {"speed", "scale"}
+    assert stored["speed"]["rows"] == [{"what": "a", "value": 1.235, "unit": "s", "at_most": 2.0}]
+
+
+def test_ratios_of_quality():
+    """Wave is held against shared GPR without mirror, heat against the better GPR, Burgers against KRR."""
+    names = {"ours": 0.2, "pod56_oracle": 0.1, "pod56_krr": 0.8, "pod56_gpr": 0.5, "pod56_gpr_shared": 0.4}
+    names |= {"pod56_gpr_shared_mirror": 0.25}
+    methods = {name: {"summary": {"relative_l2": value}} for name, value in names.items()}
+    found = {"methods": methods, "error_bars": None, "line": "shipping gp2"}
+    for case, ratio in (("wave", 0.5), ("advdiff", 0.5), ("burgers", 0.25)):
+        lines = {line["what"]: line for line in benchmark.quality_rows(case, found, 1.0, smoke=False)}
+        chosen = next(line for what, line in lines.items() if what.startswith(f"{case}: ours / pod"))
+        assert chosen["value"] == pytest.approx(ratio) and chosen["at_most"] is not None
+        assert lines[f"{case}: ours / best GPR"]["value"] == pytest.approx(0.8)
