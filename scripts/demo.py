@@ -14,8 +14,14 @@ from common.cli import main, option, parse
 from common.errors import EXIT_BUG, DataError, UserError
 from common.files import require_writable, write_bytes
 
-# package -> seconds that its demo takes on two cores; those to come join here
-PACKAGES = {"fault_seg": 150}
+# package -> seconds that its demo takes on two cores
+PACKAGES = {
+    "fault_seg": 150,
+    "facies_gan": 180,
+    "velocity_inversion": 180,
+    "simulgen_vae": 150,
+    "voxel_ode": 200,
+}
 
 
 @dataclass(frozen=True)
