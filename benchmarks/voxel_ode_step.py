@@ -256,7 +256,8 @@ def stem_rows() -> Table:
 
 def row(what: str, value: float, unit: str, target: float | None = None) -> dict[str, Any]:
     """Return a line of the table; without a target it is there to compare with."""
-    return {"what": what, "value": float(f"{value:.4g}"), "unit": unit, "target": target}
+    rounded = [None if x is None else float(f"{x:.4g}") for x in (value, target)]
+    return {"what": what, "value": rounded[0], "unit": unit, "target": rounded[1]}
 
 
 def verdict(line: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from common.run import MachineOptions, describe_run, machine
 from common.sampling import Draw
 from fault_seg.calibration import cube_maps
 from fault_seg.config import TrainConfig
+from fault_seg.dataset import VolumePairs
 from fault_seg.infer import load
 from fault_seg.maps import Volumes, volumes_from
 from fault_seg.metrics import mean_scores, score_cube
@@ -40,6 +41,8 @@ def check(config: TrainConfig, options: MachineOptions, out: Path) -> dict[str, 
                     "--task, --network or the heads"
                 )
             valid = make_valid_set(config, options.seed)
+            if isinstance(valid, VolumePairs) and distributed.is_main():
+                valid.check()
             if (out / "check.json").exists() and not options.overwrite:
                 raise UserError(f"{out}: holds an earlier check; add --overwrite or choose another --out")
         get_logger().info(f"{config.check}: {len(valid)} validation samples")

@@ -23,7 +23,7 @@ class DataConfig:
     fault_width: float = option(0.0, "width of the fault labels; 0 = the data preset's", unit="voxels")
     faults: tuple[int, ...] = option((), "fewest and most faults a cube; none = by size")
     noise: float = option(0.8, "largest noise over signal, as standard deviations")
-    format: str = option("raw", "of the volumes", choices=("raw", "npy"))
+    format: str = option("raw", "of the volumes", choices=("raw", "npy", "h5"))
     figures: bool = option(True, "draw three samples")
 
     def __post_init__(self) -> None:
@@ -212,4 +212,16 @@ def mtl() -> TrainConfig:
     return TrainConfig(network="mtl", batch_train=1, crop=(64,))
 
 
-TRAIN_PRESETS = {"smoke": smoke, "demo": demo, "standard": standard, "large": large, "mtl": mtl}
+def refine() -> TrainConfig:
+    """Return a training of the refining network on the degraded volumes of the standard cubes."""
+    return TrainConfig(task="refine", steps=3000, batch_train=2, crop=(32,), ema=0.995)
+
+
+TRAIN_PRESETS = {
+    "smoke": smoke,
+    "demo": demo,
+    "standard": standard,
+    "large": large,
+    "mtl": mtl,
+    "refine": refine,
+}

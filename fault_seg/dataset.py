@@ -311,7 +311,7 @@ def _normalised(path: Path, image: np.ndarray) -> np.ndarray:
 
 def _partner(folder: Path, number: int, name: str) -> Path:
     """Return the volume `name` of sample `number` in a folder."""
-    for suffix in (".bin", ".npy"):
+    for suffix in (".bin", ".npy", ".h5"):
         path = folder / f"{number}_{name}{suffix}"
         if path.is_file():
             return path
@@ -329,7 +329,7 @@ def find_images(folder: Path, ending: str = "") -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; run make_data.py, or train with --synthetic")
     found: dict[int, Path] = {}
-    named = re.compile(rf"([0-9]+){ending}\.(bin|npy)")
+    named = re.compile(rf"([0-9]+){ending}\.(bin|npy|h5)")
     for path in sorted(folder.iterdir()):
         match = named.fullmatch(path.name)
         if match and found.setdefault(int(match[1]), path) != path:
@@ -347,7 +347,7 @@ def find_images(folder: Path, ending: str = "") -> list[Path]:
 
 
 def find_shape(folder: Path, first: Path, shape: Shape) -> Shape:
-    """Return (n1, n2, n3): as given, else from the .npy header, dataset.json, or an exact cube root.
+    """Return (n1, n2, n3): as given, else from the .npy or .h5 header, dataset.json, or an exact cube root.
 
     Raises:
         UserError: none of these tells, or a size is negative.
@@ -357,7 +357,7 @@ def find_shape(folder: Path, first: Path, shape: Shape) -> Shape:
     if all(shape):
         return shape
     description = read_description(folder.parent)
-    if first.suffix == ".npy":
+    if first.suffix in (".npy", ".h5"):
         with open_volume(first) as volume:
             found = volume.shape
     elif description:

@@ -28,7 +28,7 @@ from fault_seg.calibration import stored
 from fault_seg.config_infer import InferConfig, SurveyConfig
 from fault_seg.dataset import normalise_image, solved_time
 from fault_seg.maps import Model, Volumes, split_maps, volumes_from
-from fault_seg.model import build_network, fuse_batch_norm
+from fault_seg.model import HEADS, build_network, fuse_batch_norm
 from fault_seg.outputs import Outputs, open_input, plan_outputs
 from fault_seg.refining import refine_survey
 from fault_seg.scratch import Scratch
@@ -142,10 +142,7 @@ def infer(
     started = time.perf_counter()
     with machine(options) as device, contextlib.ExitStack() as stack:
         with distributed.shared_errors():
-            model = load_as_asked(config.model, "infer", config, device, options.precision)
-            refiner = None
-            if config.refine_model:
-                refiner = load_as_asked(config.refine_model, "refine", config, device, options.precision)
+            model, refiner = _models(config, device, options.precision)
             volume, num_nan = open_input(config)
             stack.callback(volume.close)
             frame = angle_frame(config, volume)
@@ -176,17 +173,33 @@ def infer(
             "attributes": list(outputs.attributes),
             "seconds_network": round(time.perf_counter() - started, 2),
         }
-        threshold = config.threshold or (refiner or model).threshold
-        more = {"threshold": threshold, "has_nan": num_nan > 0}
-        slabs = None
-        if distributed.is_main():
-            slabs = Attributes(config, model, volume, rule, scratch, frame, **more)
+        more = {"threshold": config.threshold or (refiner or model).threshold, "has_nan": num_nan > 0}
+        is_main = distributed.is_main()
+        slabs = Attributes(config, model, volume, rule, scratch, frame, **more) if is_main else None
         if refiner is not None:
             refined = refine_survey(config, refiner, volume, rule, frame, slabs, outputs, stack, more)
             slabs, summary["refine"] = refined.attributes, refined.describe()
         if slabs is None:  # rank 0 alone writes, however long that takes
             return summary
         return finish(slabs, outputs, summary, started, frame, num_nan, device)
+
+
+def _models(config: InferConfig, device: torch.device, precision: str) -> tuple[Model, Model | None]:
+    """Return the network of `--model` and that of `--refine_model`, None without one.
+
+    Raises:
+        UserError: the first lacks a volume that the second takes.
+        DataError: one of them cannot be used.
+    """
+    model = load_as_asked(config.model, "infer", config, device, precision)
+    if not config.refine_model:
+        return model, None
+    if set(model.heads) != set(HEADS):
+        raise UserError(
+            f"--refine_model: {model.path} has the heads {' '.join(model.heads)}, expected "
+            f"{' '.join(HEADS)}; refinement needs all five volumes"
+        )
+    return model, load_as_asked(config.refine_model, "refine", config, device, precision)
 
 
 def finish(

@@ -21,7 +21,7 @@ from fault_seg.synthetic import GENERATOR_VERSION, GeneratorConfig, degrade, mak
 from fault_seg.volumes import write_volume
 
 NUM_VOLUMES = 11  # a sample: the image, five targets, five degraded volumes
-SUFFIXES = {"raw": ".bin", "npy": ".npy"}
+SUFFIXES = {"raw": ".bin", "npy": ".npy", "h5": ".h5"}
 
 
 def generator_config(config: DataConfig) -> GeneratorConfig:
@@ -102,7 +102,7 @@ def samples_in(out: Path) -> list[Path]:
     volumes = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
     return [
         *(path for path in [out / "dataset.json"] if path.exists()),
-        *(path for path in volumes if re.fullmatch(r"[0-9]+(_[a-z]+)?\.(bin|npy)", path.name)),
+        *(path for path in volumes if re.fullmatch(r"[0-9]+(_[a-z]+)?\.(bin|npy|h5)", path.name)),
     ]
 
 

@@ -15,7 +15,7 @@ from fault_seg.config_tools import ObjectsConfig
 from fault_seg.objects import SurveyGeometry, fault_table, find_faults, horizon_levels
 from fault_seg.objects_files import write_fault_files, write_horizon_files
 from fault_seg.slabs import Volume
-from fault_seg.stored_angles import angles_in_degrees
+from fault_seg.stored_angles import angles_in_degrees, require_grid_angles
 from fault_seg.survey_geometry import geometry_of
 from fault_seg.volumes import (
     open_volume,
@@ -54,6 +54,8 @@ def make_objects(
     if not faults:
         lacking = [name for name in ("fsem", *_ANGLES) if name not in found]
         get_logger().info(f"{config.input}: no {', '.join(lacking)}, so no faults")
+    if faults and kind != "raw" and config.angle_units != "over180":
+        require_grid_angles(config.input)
     _refuse_existing(prefix, kind, faults, values, options.overwrite)
     summary: dict[str, Any] = {
         "prefix": prefix,

@@ -15,6 +15,7 @@ from common.files import require_free_space
 from common.log import get_logger
 from fault_seg.config_infer import SurveyConfig
 from fault_seg.maps import ATTRIBUTES, Model
+from fault_seg.mtl import MIN_SIZE as MTL_MIN_SIZE
 from fault_seg.segy import SegySurvey
 from fault_seg.slabs import Volume
 from fault_seg.volumes import (
@@ -78,9 +79,15 @@ def plan_outputs(
     """Return what to write, after every check that can be made before the work.
 
     Raises:
-        UserError: an output exists or is the input, or SEG-Y is asked for without its headers.
+        UserError: an output exists or is the input, SEG-Y is asked for without its headers, or the volume is
+            thinner than the network can see.
         DataError: the disk is too small.
     """
+    if model.layout == "mtl" and min(volume.shape) < MTL_MIN_SIZE:
+        raise UserError(
+            f"{volume.path}: (n1, n2, n3) = {volume.shape}, expected at least {MTL_MIN_SIZE} voxels an axis "
+            "for a network of layout mtl; use one of layout hr, as the shipped weights are"
+        )
     prefix = prefix or config.output or Path(config.input).stem
     if prefix.endswith("/"):
         prefix += Path(config.input).stem

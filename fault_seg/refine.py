@@ -24,9 +24,9 @@ from fault_seg.model import REFINE_INPUTS
 from fault_seg.outputs import plan_outputs
 from fault_seg.refining import refine_passes
 from fault_seg.slabs import WINDOW_BYTES, Volume
-from fault_seg.stored_angles import angles_in_degrees
+from fault_seg.stored_angles import angles_in_degrees, require_grid_angles
 from fault_seg.true_angles import angle_frame
-from fault_seg.volumes import check_finite, open_volume, output_path, read_sidecar, require_live
+from fault_seg.volumes import check_finite, open_volume, output_path, require_live
 
 _SEARCH = ("segy", "h5", "npy", "mhd", "vti", "raw")  # raw last: any file could be one
 _MARGIN = 12  # inlines beside a slab that tell to which side a plane dips
@@ -113,7 +113,8 @@ class EstimateFiles:
             self.units = config.input_units
             if self.units == "auto":
                 self.units = "over180" if self._steepest() <= 1 else "degrees"
-            self._require_grid_angles(config.input)
+            if self.units == "degrees":
+                require_grid_angles(config.input)
         except BaseException:
             self.close()
             raise
@@ -139,16 +140,6 @@ class EstimateFiles:
 
     def _steepest(self) -> float:
         return max(float(np.nanmax(np.abs(slab), initial=0)) for _, slab in self.volumes["fdip"].slabs())
-
-    def _require_grid_angles(self, prefix: str) -> None:
-        side = read_sidecar(f"{prefix}.fsem") if self.units == "degrees" else None
-        frame = (side or {}).get("angles", {})
-        sizes = frame.get("voxel_sizes", [1, 1, 1])
-        if frame and (len(set(sizes)) > 1 or frame.get("strike_from") != "x axis"):
-            raise DataError(
-                f"{prefix}.json: angles for voxel sizes {sizes}, strike from {frame.get('strike_from')}; "
-                "expected those of the grid; run infer.py with --format raw, or without sizes and --north"
-            )
 
     def read(self, name: str, x0: int, x1: int) -> np.ndarray:
         """Return inlines x0:x1, [n1, n2, k]; angles ungated over 180 degrees, 0 where there is none."""

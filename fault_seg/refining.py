@@ -109,12 +109,11 @@ def refine_passes(
     sets = _open_sets(folders, volume.shape, _names(model), key, begin)
     for scratch in sets:
         stack.push(_leaving(scratch))
-    if begin == 0 and sets[0].done(0) == 0:
+    if begin == 0:
         if source is not None:
             write_first(source, sets[1], ~volume.null)
         distributed.barrier()
     refined = Refined(None, model=model.path.name)
-    last = sets[1]
     for i in range(begin, config.refine_iters):
         before, last = sets[(i + 1) % 2], sets[i % 2]
         if i > begin:
@@ -124,15 +123,19 @@ def refine_passes(
         change = distributed.broadcast_object(_mean_change(before, last, ~volume.null))
         refined.changes.append(change)
         get_logger().info(f"refinement {i + 1}: fsem changed by {change:.3g} on average")
-        if config.keep_iters and distributed.is_main():
-            slabs = Attributes(config, model, volume, rule, last, frame, **more)
-            slabs.write(f"{outputs.prefix}.iter{i}", outputs.attributes, outputs.formats)
-            write_sidecar(f"{outputs.prefix}.iter{i}", volume, threshold=slabs.threshold)
+        if distributed.is_main():
+            refined.attributes = Attributes(config, model, volume, rule, last, frame, **more)
+            if config.keep_iters:
+                _write_pass(refined.attributes, f"{outputs.prefix}.iter{i}", outputs)
         if change < config.refine_tol:
             break
-    if distributed.is_main():
-        refined.attributes = Attributes(config, model, volume, rule, last, frame, **more)
     return refined
+
+
+def _write_pass(attributes: Attributes, prefix: str, outputs: Outputs) -> None:
+    """Write the volumes of one pass."""
+    attributes.write(prefix, outputs.attributes, outputs.formats)
+    write_sidecar(prefix, attributes.volume, threshold=attributes.threshold)
 
 
 def _names(model: Model) -> tuple[str, ...]:

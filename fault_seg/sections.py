@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Read = Callable[[str, int, int], np.ndarray]
+SUMMARY = ("image", "fsem", "dhr", "rgt")  # what summary.png shows of the first section
 FAULT_FROM = 0.3  # probability from which the overlay is drawn
 STYLES = {
     "fsem": "probability",
@@ -53,7 +54,7 @@ def _axes_of(
         dt = volume.dt_ms
         dy, dx = (float(n[1] - n[0]) if len(n) > 1 else 1.0 for n in (volume.xlines, volume.ilines))
         names = ("time (ms)" if dt else "sample", "crossline", "inline")
-        return names, (dt or 1.0, dy, dx), (0.0, float(volume.xlines[0]), float(volume.ilines[0]))
+        return names, (dt or 1.0, dy, dx), (volume.delay_ms, float(volume.xlines[0]), float(volume.ilines[0]))
     return ("sample", "crossline", "inline"), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
 
 
@@ -90,6 +91,17 @@ def draw_sections(folder: Path, volume: Volume, read: Read, attributes: Sequence
         path = folder / f"{name}_{place:g}.png"
         figures.save(figure, path)
         paths.append(path)
+        if len(paths) == 1:
+            shown = {n: v for n, v in panels.items() if n in SUMMARY}
+            figure = draw_panels(
+                shown,
+                title=f"{volume.path.name}, {names[fixed]} {place:g}",
+                labels=(names[down], names[right]),
+                spacing=(spacing[down], spacing[right]),
+                origin=(origin[down], origin[right]),
+            )
+            paths.append(folder / "summary.png")
+            figures.save(figure, paths[-1])
     return paths
 
 

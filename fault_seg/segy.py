@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from common.errors import DataError, UserError
+from common.log import get_logger
 from fault_seg.segy_format import (
     FILE_HEADER_BYTES,
     IBM,
@@ -65,6 +66,9 @@ class SegySurvey(Volume):
     Attributes:
         ilines: [n3] inline numbers; xlines: [n2] crossline numbers.
         dt_ms: sample interval in milliseconds, 0 when the headers do not tell.
+        delay_ms: delay recording time (byte 109) of the traces that are not dead, which is the time of the
+            first sample; the most common one where they differ.
+        origin: (delay_ms, 0, 0).
         num_traces: traces in the file.
         trace_of: [n2, n3], which trace of the file lies there; -1 = missing.
         spacing: (dt_ms, crossline distance, inline distance), the distances in the units of the coordinates.
@@ -96,6 +100,18 @@ class SegySurvey(Volume):
         self._declared_dead = self.null.copy()
         self._scaled = {name: fields[name] for name in ("x", "y", "scalar")}
         self.spacing = self._spacing()
+        self.delay_ms = self._delay(fields["delay"][~dead])
+        self.origin = (self.delay_ms, 0.0, 0.0)
+
+    def _delay(self, delays: np.ndarray) -> float:
+        values, counts = np.unique(delays, return_counts=True)
+        delay = float(values[counts.argmax()])
+        if len(values) > 1:
+            get_logger().info(
+                f"{self.path}: {len(values)} delays at byte 109, {values[0]} to {values[-1]} ms; times are "
+                f"told with {delay:g} ms, and samples keep their places"
+            )
+        return delay
 
     def _read(self, x0: int, x1: int) -> np.ndarray:
         traces = self.trace_of[:, x0:x1].T.ravel()
@@ -187,6 +203,7 @@ class SegySurvey(Volume):
             "n2 (crosslines)": n2,
             "n3 (inlines)": n3,
             "interval_ms": self.dt_ms,
+            "first_sample_ms": self.delay_ms,
             "inlines": _span(self.ilines),
             "crosslines": _span(self.xlines),
             "sorted_by": "inline" if along_inline else "crossline" if along_xline else "neither",

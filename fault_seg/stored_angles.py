@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from common.errors import DataError
+from fault_seg.volumes import read_sidecar
+
 
 @dataclass(frozen=True)
 class FaultAngles:
@@ -15,6 +18,21 @@ class FaultAngles:
     dip_deg: np.ndarray
     strike_deg: np.ndarray
     missing: np.ndarray
+
+
+def require_grid_angles(prefix: str) -> None:
+    """Check that angles in degrees under a prefix are those of the voxel grid, as far as a side-car tells.
+
+    Raises:
+        DataError: they are true angles of unequal voxels, or strikes from north.
+    """
+    frame = (read_sidecar(f"{prefix}.fsem") or {}).get("angles", {})
+    sizes = frame.get("voxel_sizes", [1, 1, 1])
+    if frame and (len(set(sizes)) > 1 or frame.get("strike_from") != "x axis"):
+        raise DataError(
+            f"{prefix}.json: angles for voxel sizes {sizes}, strike from {frame.get('strike_from')}; "
+            "expected those of the grid; run infer.py with --format raw, or without sizes and --north"
+        )
 
 
 def angles_in_degrees(

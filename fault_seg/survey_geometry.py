@@ -10,8 +10,6 @@ from fault_seg.objects import SurveyGeometry
 from fault_seg.segy import SegySurvey
 from fault_seg.slabs import Volume
 
-_DELAY_BYTE = 109  # delay recording time of a trace, ms, signed 16 bit
-
 
 def geometry_of(volume: Volume) -> SurveyGeometry:
     """Return where the traces and samples of `volume` lie.
@@ -40,9 +38,7 @@ def _of_segy(survey: SegySurvey) -> SurveyGeometry:
     else:
         x, y = (values[survey.trace_of] for values in coordinates)
         _fill_missing(survey, iline, xline, x, y)
-    raw = survey.headers(0, 0)[0, _DELAY_BYTE - 1 : _DELAY_BYTE + 1].tobytes()
-    delay = float(np.frombuffer(raw, dtype=survey.layout.order + "i2")[0])
-    return SurveyGeometry(survey.ilines, survey.xlines, x, y, delay, survey.dt_ms or 1.0)
+    return SurveyGeometry(survey.ilines, survey.xlines, x, y, survey.delay_ms, survey.dt_ms or 1.0)
 
 
 def _fill_missing(

@@ -26,11 +26,12 @@ from common.task import Cadence, Phase, Result, Task
 from fault_seg import calibration
 from fault_seg.config import TrainConfig
 from fault_seg.first_estimates import estimate_from, network_input, replaced
-from fault_seg.infer import load, read_network
+from fault_seg.infer import load
 from fault_seg.losses import published_loss, strata_loss
 from fault_seg.maps import stack_maps, volumes_from
 from fault_seg.metrics import score_cube
-from fault_seg.model import HEADS, build_network, pad_to_multiple, parameter_count, receptive_radius
+from fault_seg.model import build_network, pad_to_multiple, parameter_count, receptive_radius
+from fault_seg.start import freeze, inference_network, start_from
 from fault_seg.train_data import make_datasets
 
 PACKAGE = "fault_seg"
@@ -80,9 +81,9 @@ class FaultTask(Task):
         self.guard = guard
         network = devices.channels_last(build_network(config.network, config.task, config.heads))
         if config.init:
-            _start_from(network, config)
+            start_from(network, config)
         self.frozen = freeze(network) if config.freeze else []
-        self.inference = _inference_network(config, guard.device)
+        self.inference = inference_network(config, guard.device)
         self.network = network.to(guard.device)
         self.ema = Ema(self.network, config.ema) if config.ema else None
         trained = distributed.parallel(self.network)
@@ -243,49 +244,6 @@ def best_metric(config: TrainConfig) -> str:
     return "valid_tol_iou" if config.fault else "valid_rgt_mae" if config.rgt else "valid_loss"
 
 
-def _start_from(network: nn.Module, config: TrainConfig) -> None:
-    """Load the weights of `--init`.
-
-    Raises:
-        DataError: they are of another layout or have other heads.
-    """
-    found, _ = read_network(config.init)
-    name, heads = found.config["network"], tuple(found.config["heads"])
-    if (name, found.kind, heads) != (config.network, config.task, config.heads):
-        raise DataError(
-            f"{config.init}: network {name} {found.kind} with heads {' '.join(heads)}, "
-            f"expected {config.network} {config.task} with {' '.join(config.heads)}; use its flags"
-        )
-    network.load_state_dict(found.state_dict)
-
-
-def freeze(network: nn.Module) -> list[nn.Module]:
-    """Fix everything before the heads; return the modules whose statistics must stay as well."""
-    fixed = []
-    for name, part in network.named_children():
-        if not name.endswith("_head") and not name.startswith(("decoder", "subdecoder", "out")):
-            part.requires_grad_(False)
-            fixed.append(part)
-    return fixed
-
-
-def _inference_network(config: TrainConfig, device: torch.device) -> nn.Module | None:
-    """Return the network of `--init_infer`, None without one.
-
-    Raises:
-        DataError: it is of kind refine or lacks a head.
-    """
-    if not config.init_infer:
-        return None
-    found, network = read_network(config.init_infer)
-    if found.kind != "infer" or set(found.config["heads"]) != set(HEADS):
-        raise DataError(
-            f"{config.init_infer}: checkpoint is kind {found.kind} with heads "
-            f"{' '.join(found.config['heads'])}, expected infer with {' '.join(HEADS)}"
-        )
-    return network.eval().requires_grad_(False).to(device)
-
-
 def train(config: TrainConfig, options: TrainOptions, origins: dict[str, str] | None = None) -> Result | None:
     """Train as `config` says into `options.out`; None after a dry run.
 
@@ -302,6 +260,11 @@ def train(config: TrainConfig, options: TrainOptions, origins: dict[str, str] | 
         with distributed.shared_errors():
             train_set, valid_set = make_datasets(config, options.seed)
         batch = config.batch_train * config.accumulate
+        if config.batch_train > len(train_set):
+            raise DataError(
+                f"--batch_train {config.batch_train}: more than the {len(train_set)} training samples; "
+                "lower it"
+            )
         per_epoch = max(1, steps_of(1, len(train_set), batch * distributed.world_size()))
         total = config.steps or steps_of(config.epochs, len(train_set), batch * distributed.world_size())
         guard = Guard(device, options.on_nonfinite)

@@ -24,7 +24,6 @@ def make_datasets(config: TrainConfig, seed: int) -> tuple[Any, Any]:
     Raises:
         DataError: files are missing, of a wrong size, or hold wrong values.
     """
-    valid_set = make_valid_set(config, seed)
     crops = {
         "heads": config.heads,
         "seed": seed,
@@ -35,22 +34,25 @@ def make_datasets(config: TrainConfig, seed: int) -> tuple[Any, Any]:
         "with_image": bool(config.init_infer),
     }
     if config.labels:
-        return _labelled_crops(config, seed, crops), valid_set
+        return _labelled_crops(config, seed, crops), make_valid_set(config, seed)
     if config.synthetic:
-        return SyntheticVolumes(_generator(config), config.samples_per_epoch, **crops), valid_set
+        train_set = SyntheticVolumes(_generator(config), config.samples_per_epoch, **crops)
+        return train_set, make_valid_set(config, seed)
     shape: Shape = (config.n1, config.n2, config.n3)
     folders = config.folder("data_train"), config.folder("target_train")
-    train_set = VolumePairs(*folders, shape, limit=config.ntrain, **crops)
+    pairs = VolumePairs(*folders, shape, limit=config.ntrain, **crops)
+    valid_set = make_valid_set(config, seed)
     if distributed.is_main():
-        train_set.check()
-    return train_set, valid_set
+        pairs.check()
+        valid_set.check()
+    return pairs, valid_set
 
 
 def make_valid_set(config: TrainConfig, seed: int) -> Any:
-    """Return the whole held-out cubes.
+    """Return the whole held-out cubes, files not yet read through.
 
     Raises:
-        DataError: as `make_datasets`.
+        DataError: files are missing or of a wrong size.
     """
     whole = {"heads": config.heads, "kind": config.task, "with_image": False}
     if config.synthetic or config.labels:
@@ -58,10 +60,7 @@ def make_valid_set(config: TrainConfig, seed: int) -> Any:
         return SyntheticVolumes(_generator(config), number, seed=seed + VALID_SEED_OFFSET, **whole)
     shape: Shape = (config.n1, config.n2, config.n3)
     folders = config.folder("data_valid"), config.folder("target_valid")
-    valid_set = VolumePairs(*folders, shape, limit=config.nvalid, seed=seed, **whole)
-    if distributed.is_main():
-        valid_set.check()
-    return valid_set
+    return VolumePairs(*folders, shape, limit=config.nvalid, seed=seed, **whole)
 
 
 def _generator(config: TrainConfig) -> GeneratorConfig:

@@ -92,7 +92,11 @@ def _open_binary(path: Path) -> Any:
 
 
 def open_raw(
-    path: Path, shape: Shape, endian: str, spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
+    path: Path,
+    shape: Shape,
+    endian: str,
+    spacing: tuple[float, ...] = (1.0, 1.0, 1.0),
+    origin: tuple[float, ...] = (0.0, 0.0, 0.0),
 ) -> BinaryVolume:
     """Open headerless float32, n1 fastest, then n2, then n3.
 
@@ -109,7 +113,7 @@ def open_raw(
             + _fitting_sizes(size, shape)
         )
     dtype = np.dtype(">f4" if endian == "big" else "<f4")
-    return BinaryVolume(path, shape, dtype, format="raw", spacing=spacing)
+    return BinaryVolume(path, shape, dtype, format="raw", spacing=spacing, origin=origin)
 
 
 def _fitting_sizes(size: int, shape: Shape) -> str:

@@ -125,7 +125,10 @@ def _open_raw(path: Path, shape: Shape, endian: str) -> Volume:
             f"{path}: (n1, n2, n3) = {shape} for a raw file of {size} bytes, expected three positive sizes; "
             "pass --n1 --n2 --n3"
         )
-    return open_raw(path, shape, endian, tuple(side.get("spacing", (1.0, 1.0, 1.0))))
+    places = (
+        tuple(side.get(name, default)) for name, default in (("spacing", (1.0,) * 3), ("origin", (0.0,) * 3))
+    )
+    return open_raw(path, shape, endian, *places)
 
 
 def sidecar_path(prefix: str | Path) -> Path:
@@ -138,7 +141,9 @@ def write_sidecar(prefix: str | Path, like: Volume, **more: Any) -> None:
     n1, n2, n3 = like.shape
     order = "n1 (z) fastest, then n2 (y), then n3 (x)"
     sizes = {"n1": n1, "n2": n2, "n3": n3, "order": order, "dtype": "float32", "endian": "little"}
-    write_json(sidecar_path(prefix), {**sizes, "spacing": list(like.spacing), **more})
+    write_json(
+        sidecar_path(prefix), {**sizes, "spacing": list(like.spacing), "origin": list(like.origin), **more}
+    )
 
 
 def read_sidecar(path: str | Path) -> dict[str, Any] | None:
@@ -155,12 +160,13 @@ def read_sidecar(path: str | Path) -> dict[str, Any] | None:
             side = json.loads(candidate.read_text(encoding="utf-8"))
             sizes = [side[f"n{i}"] for i in (1, 2, 3)]
             spacing = [float(d) for d in side.get("spacing", (1, 1, 1))]
+            origin = [float(d) for d in side.get("origin", (0, 0, 0))]
         except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
             raise DataError(
                 f"{candidate}: no side-car of a raw volume ({error}), expected n1, n2 and n3; "
                 "delete it and pass --n1 --n2 --n3"
             ) from error
-        if any(type(n) is not int or n < 1 for n in sizes) or len(spacing) != 3:
+        if any(type(n) is not int or n < 1 for n in sizes) or len(spacing) != 3 or len(origin) != 3:
             raise DataError(
                 f"{candidate}: sizes {sizes}, expected three positive integers; mend or delete it"
             )

@@ -86,6 +86,17 @@ def open_for(surrogate: Surrogate, config: EvaluateConfig) -> FieldData:
     return data
 
 
+def as_trained(config: EvaluateConfig, surrogate: Surrogate) -> EvaluateConfig:
+    """Return `config` with what it leaves to the training's own flags."""
+    stored = surrogate.config
+    asked = stored["baselines"] or "none"
+    return dataclasses.replace(
+        config,
+        baselines=asked if config.baselines == "as_trained" else config.baselines,
+        recon_iter=config.recon_iter or stored["recon_iter"],
+    )
+
+
 def rows_of(surrogate: Surrogate, data: FieldData, numbers: np.ndarray, seed: int) -> TrainingSet:
     """Return some rows of the data set as predictors take them."""
     params = np.zeros((data.num_samples, 0)) if data.params is None else data.params
@@ -115,6 +126,7 @@ def evaluate(config: EvaluateConfig, options: MachineOptions, out: Path) -> list
     path = find_model(config.model)
     with machine(options):
         surrogate = read_surrogate(path)
+        config = as_trained(config, surrogate)
         data = open_for(surrogate, config)
         numbers = getattr(surrogate.split, config.part)
         numbers = numbers[: config.num] if config.num else numbers

@@ -77,7 +77,7 @@ def sample_figures(
             residual = surrogate.calibration.residual_std
             std = field_std(winner_of(surrogate), inputs, surrogate.basis, residual)[0, ..., field].numpy()
     error = found.methods[OURS].scores[k]["relative_l2"]
-    title = f"{name} of {len(found.numbers)}: {data.sample_id[number]}, relative L2 {error:.3f}"
+    title = f"{name} of {len(found.numbers)}: sample {data.sample_id[number]}, relative L2 {error:.3f}"
     label = f"{data.field_names[field]} ({data.units[field] or '-'})"
     if data.grid_shape is not None:
         path = folder / f"strip_{name}.png"

@@ -77,7 +77,8 @@ def predict(
         if images is None:
             raise ValueError("predict: expected params, images or both")
         params = np.zeros((len(images), 0))
-    inputs = Inputs(torch.as_tensor(params).float().to(model.device), images)
+    image = None if images is None else images.to(model.device)
+    inputs = Inputs(torch.as_tensor(params).float().to(model.device), image)
     c = model.require_graph().predictor(inputs)
     found = Predicted(model.fields(c), c)
     if std:

@@ -138,7 +138,11 @@ def read_box(path: Path, model: Model) -> tuple[torch.Tensor, torch.Tensor]:
     known = model.surrogate.arrays["train_params"].double()
     low, high = known.amin(0), known.amax(0)
     names = list(model.config["param_names"])
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}), expected a CSV of name, low, high") from error
+    for number, line in enumerate(lines, 1):
         cells = [cell.strip() for cell in line.replace(";", ",").split(",")]
         if not line.strip() or cells[:3] == ["name", "low", "high"]:
             continue

@@ -85,8 +85,7 @@ def read_queries(surrogate: Surrogate, params: str, images: str, suffix: str = "
     if table is not None and surrogate.uses_params:
         values, ids = _columns(table, names), table.sample_id
     else:
-        count = len(table.values) if table is not None and seen is None else len(seen or ())
-        values, ids = np.zeros((count, 0)), table.sample_id if table is not None else None
+        values, ids = np.zeros((0 if seen is None else len(seen), 0)), table.sample_id if table else None
     if seen is not None and len(seen) != len(values):
         raise DataError(
             f"{images or params}: {len(seen)} pictures for {len(values)} rows of parameters, expected one "

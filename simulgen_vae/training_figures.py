@@ -14,8 +14,8 @@ from common.log import get_logger
 PANELS = {
     "losses": ("loss", ("vae_loss", "conditioner_loss", "end_to_end_loss")),
     "validation": ("relative L2", ("valid_reconstruction_l2", "valid_prediction_l2")),
-    "kl": ("KL [nats]", ("vae_kl_z", "vae_kl_1", "vae_kl_2", "vae_kl_3")),
 }
+KL = "vae_kl_"  # followed by z or the level
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
@@ -29,8 +29,9 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
 def draw_training(folder: Path, *, show: bool = False) -> Path | None:
     """Draw what metrics.jsonl says into figures/training.png; show it in a window when asked and possible."""
     records = read_records(folder)
+    levels = sorted({name for record in records for name in record if name.startswith(KL)})
     panels = []
-    for label, names in PANELS.values():
+    for label, names in [*PANELS.values(), ("KL (nats)", levels)]:
         found = {n: [(r["step"], r[n]) for r in records if r.get(n) is not None] for n in names}
         series = {n: tuple(zip(*points, strict=True)) for n, points in found.items() if points}
         if series:

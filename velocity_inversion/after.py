@@ -99,7 +99,9 @@ class Finisher:
             observed = observed_traces(gathers, self.simulation).to(self.device)
         if self.config.refine and observed is not None:
             settings = RefineSettings(mode=self.config.refine_mode, iterations=self.config.refine)
-            network = as_network(self.ensemble, self.dataset, row, self.simulation, self.device)
+            network = None
+            if settings.mode != "fwi":
+                network = as_network(self.ensemble, self.dataset, row, self.simulation, self.device)
             start = torch.from_numpy(one.vp).to(self.device)
             done = refine(start, observed, self.simulation, settings, network)
             one.vp, one.before = done.vp.detach().cpu().numpy(), done.start_misfit

@@ -24,8 +24,9 @@ def open_array(path: Path, num_axes: int) -> np.ndarray:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError) as error:
-        reason = "an object array" if "pickle" in str(error) else str(error).split("\n")[0]
+    except Exception as error:  # numpy's parser of headers lets many kinds escape
+        objects = "pickle" in str(error) or "Python objects" in str(error)
+        reason = "an object array" if objects else str(error).split("\n")[0]
         raise DataError(
             f"{path}: {reason}, expected a whole .npy file of numbers; export it again"
         ) from error

@@ -80,14 +80,23 @@ def train(preset: str = "modal", root: str = MOUNT) -> str:
     return run_training(preset_for(preset, root), TrainOptions(), root)
 
 
-def resume_training(preset: str = "modal", root: str = MOUNT) -> str:
-    """Continue a training from its newest checkpoint.
+def require_training(root: str) -> None:
+    """Check that there is a training to continue.
 
     Raises:
         UserError: there is none.
     """
     if not (Path(root) / "results/train/split.json").exists():
         raise UserError(f"{root}/results/train: no training to continue; call train first")
+
+
+def resume_training(preset: str = "modal", root: str = MOUNT) -> str:
+    """Continue a training from its newest checkpoint.
+
+    Raises:
+        UserError: there is none.
+    """
+    require_training(root)
     return train(preset, root)
 
 

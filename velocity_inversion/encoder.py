@@ -168,9 +168,9 @@ class SeismicEncoder(nn.Module):
         kept = (~ignored).to(rows)[..., None]
         mean = (rows * kept).sum(1) / kept.sum(1)
         keys = self.pool_norm(rows).reshape(batch * lateral, TOKENS * shots, self.width)
-        query = self.pool_query.to(keys.dtype).expand(len(keys), -1, -1)
+        query = self.pool_query.to(keys.dtype).expand(keys.shape[0], -1, -1)
         found, _ = self.pool(
-            query, keys, keys, key_padding_mask=ignored.reshape(len(keys), -1), need_weights=False
+            query, keys, keys, key_padding_mask=ignored.reshape(keys.shape[0], -1), need_weights=False
         )
         both = torch.cat([found.reshape(-1, self.width), mean], dim=-1)
         return self.pool_mix(both).reshape(batch, lateral, TOKENS, self.width)

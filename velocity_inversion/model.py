@@ -106,7 +106,7 @@ class VelocityDecoder(nn.Module):
             column_x: [B, L], places of the columns, 0..1 of the section's width, ascending.
             start: [Z], u of the mean depth profile on the work grid.
         """
-        batch = len(memory)
+        batch = memory.shape[0]
         rows, columns = self.grid.patches
         flat = memory.flatten(2)  # [B, L, K D]
         content = self.content(flat).unflatten(-1, (rows, CONTENT)).permute(0, 2, 3, 1)  # [B, H, 32, L]
@@ -134,10 +134,10 @@ def at_columns(values: torch.Tensor, column_x: torch.Tensor, count: int) -> torc
     length = places.shape[1]
     if length == 1:
         return values.expand(*values.shape[:-1], count)
-    right = torch.searchsorted(places, wanted.expand(len(places), -1).contiguous()).clamp(1, length - 1)
+    right = torch.searchsorted(places, wanted.expand(places.shape[0], -1).contiguous()).clamp(1, length - 1)
     low, high = places.gather(1, right - 1), places.gather(1, right)
     share = ((wanted - low) / (high - low).clamp_min(1e-6)).clamp(0, 1).to(values.dtype)
-    shape = (len(places), *([1] * (values.ndim - 2)), count)
+    shape = (places.shape[0], *([1] * (values.ndim - 2)), count)
     index = right.reshape(shape).expand(*values.shape[:-1], count)
     share = share.reshape(shape)
     return values.gather(-1, index - 1) * (1 - share) + values.gather(-1, index) * share

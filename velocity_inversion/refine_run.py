@@ -129,7 +129,7 @@ def _refine_one(
 ) -> Refined:
     observed = observed_traces(source.read_gathers(row)[0], simulation).to(device)
     network = None
-    if ensemble is not None:
+    if ensemble is not None and settings.mode != "fwi":
         dataset = ShotDataset(source, ensemble.preprocessing)
         network = as_network(ensemble, dataset, row, simulation, device)
     return refine(torch.from_numpy(start).to(device), observed, simulation, settings, network)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,10 @@ def write_report(
     if config.figures:
         draw(out / "figures", shown, sims[0])
     get_logger().info("\n" + text)
+    get_logger().info(
+        f"next: python scripts/voxel_ode/rollout.py --sim_path {shlex.quote(str(sims[0].path))} --ckpt_path "
+        f"{shlex.join(config.ckpt_path)} --vti out --csv wells.csv"
+    )
     return rows
 
 

@@ -92,21 +92,7 @@ def describe(
     chosen = (1 if len(candidates) > 1 and candidates[1].score > start.score else 0) if runs is None else 0
     if runs is not None:
         chosen = best_run(runs, config)
-    entries = []
-    for i, candidate in enumerate(candidates):
-        entry: dict[str, Any] = {
-            "factors": candidate.factors.tolist(),
-            "predicted_energy_J": candidate.energy_j,
-            "predicted_gain": _gain(candidate.energy_j, start.energy_j),
-        }
-        if runs is not None:
-            value = runs[i].value(config.objective)
-            entry |= {
-                "simulated_energy_J": value,
-                "simulated_gain": _gain(value, runs[0].value(config.objective)),
-                "pressure_range_bar": list(runs[i].pressure_range_bar),
-            }
-        entries.append(entry)
+    entries = _entries(candidates, runs, config)
     best = entries[chosen]
     text = f"{config.objective}: predicted gain {best['predicted_gain']:+.3%}"
     if runs is None:
@@ -138,6 +124,29 @@ def describe(
                 "gains are those of another discretisation"
             )
     return result
+
+
+def _entries(
+    candidates: Sequence[Candidate], runs: Sequence[Outcome] | None, config: OptimiseConfig
+) -> list[dict[str, Any]]:
+    """Return what network and simulator say of each candidate."""
+    start = candidates[0]
+    entries = []
+    for i, candidate in enumerate(candidates):
+        entry: dict[str, Any] = {
+            "factors": candidate.factors.tolist(),
+            "predicted_energy_J": candidate.energy_j,
+            "predicted_gain": _gain(candidate.energy_j, start.energy_j),
+        }
+        if runs is not None:
+            value = runs[i].value(config.objective)
+            entry |= {
+                "simulated_energy_J": value,
+                "simulated_gain": _gain(value, runs[0].value(config.objective)),
+                "pressure_range_bar": list(runs[i].pressure_range_bar),
+            }
+        entries.append(entry)
+    return entries
 
 
 def _gain(value: float, start: float) -> float:

@@ -7,7 +7,6 @@ into tiles that see as far around themselves as the network does.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -213,16 +212,3 @@ def describe(regions: Sequence[Region], shape: Sequence[int]) -> str:
     kind = "tiles" if is_cut else "slabs"
     share = computed / float(np.prod(shape))
     return f"{len(regions)} {kind}, {computed:,} cells computed ({share:.0%} of the grid)"
-
-
-def is_partition(regions: Sequence[Region], active: np.ndarray) -> bool:
-    """Return whether every active cell lies in exactly one core."""
-    count = np.zeros(active.shape, dtype=np.int32)
-    for region in regions:
-        count[region.core] += 1
-    overlapping = any(_meet(_extent(a.core), _extent(b.core)) for a, b in itertools.combinations(regions, 2))
-    return not overlapping and bool((count[active] == 1).all())
-
-
-def _extent(box: Box) -> Extent:
-    return tuple((s.start, s.stop) for s in box)

@@ -26,6 +26,7 @@ from voxel_ode.units import WATER_HEAT_CAPACITY
 from voxel_ode.well_tables import mean_absolute_errors, well_means
 from voxel_ode.wells import Wells
 
+MAX_SINGLES = 10  # years of a simulation that are predicted from the truth
 PerYear = dict[str, np.ndarray]  # measure_channel -> [years]
 OneStep = Callable[[int], np.ndarray]  # t -> state t + 1 from the truth at t, [2, Z, Y, X]
 
@@ -36,7 +37,7 @@ class Scores:
 
     Attributes:
         rollouts: errors by year, one entry a simulation.
-        one_step: errors of single years from the truth, one entry a simulation.
+        one_step: errors of single years from the truth, up to ten spread evenly, one entry a simulation.
         wells: temperature at the wells after each predicted year, [T, W] a simulation.
         produced: produced power by year from the wells' temperatures, W, [T] a simulation.
     """
@@ -93,12 +94,15 @@ def score_simulation(
     singles: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
     wells_c: dict[str, list[np.ndarray]] = {name: [start_c] for name in methods}
     planes: dict[int, dict[str, np.ndarray]] = {}
-    for t in range(first + 1, sim.t_valid):
+    years = range(first + 1, sim.t_valid)
+    from_truth = set(np.linspace(years[0], years[-1], min(MAX_SINGLES, len(years))).round().astype(int))
+    for t in years:
         truth = sim.states(t, t + 1)[0]
         for name, states in methods.items():
             state = next(states)
             rows[name].append(year_scores(state, truth, masks))
-            singles[name].append(year_scores(one_steps[name](t - 1), truth, masks))
+            if t in from_truth:
+                singles[name].append(year_scores(one_steps[name](t - 1), truth, masks))
             wells_c[name].append(well_means(sim.wells, state[1]))
             if name == "ours" and t in shown:
                 planes[t] = cut_planes(state, masks, layer)

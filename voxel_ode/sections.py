@@ -18,6 +18,7 @@ from voxel_ode.wells import Wells
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 YEARS = (5, 15, 29)  # years after the state that is given
 NAMES = ("Pressure", "Temperature")
@@ -69,30 +70,33 @@ def draw_slices(
     """
     years = sorted(truth)
     figure, axes = figures.new_figure(len(years), 3, panel=(3.7, 2.3), title=title)
-    planes = [p[k][channel] for p in (truth, predicted) for k in years]
-    limits = figures.colour_limits(planes, KINDS[channel])
     errors = {k: predicted[k][channel] - truth[k][channel] for k in years}
     error_limits = figures.colour_limits(list(errors.values()), "difference")
+    limits = figures.colour_limits([p[k][channel] for p in (truth, predicted) for k in years], KINDS[channel])
     dz, dy, dx = cell_size_m
     spacing = (dz, dx) if cut == "section" else (dy, dx)
+    images: dict[str, AxesImage] = {}
     labels = ("depth below top (m)" if cut == "section" else "y (m)", "x (m)")
     for row, k in zip(axes, years, strict=True):
         columns = (("truth", truth[k][channel]), ("ours", predicted[k][channel]), ("ours - truth", errors[k]))
         for ax, (name, plane) in zip(row, columns, strict=True):
             is_error = name == "ours - truth"
-            figures.section(
+            images[name] = figures.section(
                 ax,
                 plane,
                 kind="difference" if is_error else KINDS[channel],
                 title=f"{name}, year {k}",
                 z_label=labels[0],
                 x_label=labels[1],
-                value_label="" if name == "truth" else UNITS[channel],
                 spacing=spacing,
                 origin=(spacing[0] / 2, spacing[1] / 2),
                 limits=error_limits if is_error else limits,
             )
             ax.label_outer()
+    with house_look():  # one bar a scale: the rows share it
+        for column, name in ((1, "ours"), (2, "ours - truth")):
+            bar = figure.colorbar(images[name], ax=list(axes[:, column]), label=UNITS[channel], aspect=40)
+            bar.outline.set_visible(False)
     return figures.save(figure, path)
 
 
@@ -141,7 +145,7 @@ def draw_wells(path: Path, wells: Wells, years: np.ndarray, curves: Mapping[str,
         curves: method (with "truth" and "ours") -> [T, W], deg C.
     """
     order = sorted(range(len(wells)), key=lambda w: (int(wells.sign[w]), w))
-    columns = min(3, max(1, len(order)))
+    columns = 2 if len(order) == 4 else min(3, max(1, len(order)))
     rows = max(1, -(-len(order) // columns))
     figure, axes = figures.new_figure(rows, columns, panel=(3.5, 2.5), title="temperature at the wells")
     for ax, w in zip(axes.flat, order, strict=False):

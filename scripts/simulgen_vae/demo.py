@@ -111,7 +111,11 @@ def pictures(out: Path) -> list[Picture]:
         ("wave_evaluation/figures/strip_worst.png", "The worst of all held-out waves.", "strip"),
         ("wave_evaluation/figures/baselines.png", "Every method on the same held-out waves.", "bars"),
         ("wave_evaluation/figures/coverage.png", "How many points lie inside the error bars.", "curve"),
-        ("wave_inverted/figures/field.png", "The anomaly that made a wave, from the wave alone.", "inversion"),
+        (
+            "wave_inverted/figures/field.png",
+            "The anomaly that made a wave, from the wave alone.",
+            "inversion",
+        ),
         ("advdiff_evaluation/figures/strip_median.png", "Heat, from a picture and two numbers.", "strip"),
         ("advdiff_evaluation/figures/baselines.png", "The same table for heat.", "bars"),
     )

@@ -46,6 +46,8 @@ def run(argv: Sequence[str]) -> None:
     elif config.function == "generate_submission":
         print(cloud.run_submission(MachineOptions(device=config.device, dry_run=dry), root))
     else:
+        if config.function == "resume_training":
+            cloud.require_training(root)
         training = cloud.preset_for(config.preset, root)
         training = replace(training, max_steps=config.max_steps or training.max_steps)
         options = TrainOptions(device=config.device, dry_run=dry, overwrite=parsed.run.overwrite)

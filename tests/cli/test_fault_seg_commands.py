@@ -14,6 +14,7 @@ from tests.fault_seg.cases import make_cubes, noisy_layers, save_model
 CPU = ["--device", "cpu", "--threads", "1", "--precision", "fp32"]
 DIRS = "--dir_data_train {0}/data_train --dir_target_train {0}/target_train --dir_data_valid {0}/data_valid "
 DIRS += "--dir_target_valid {0}/target_valid --dir_output ./checkpoints"
+SIZES = "--n1 24 --n2 20 --n3 16"
 VOLUME = "--input ./test_volume --model ./last.ckpt --n1 12 --n2 10 --n3 8"
 
 
@@ -21,8 +22,13 @@ VOLUME = "--input ./test_volume --model ./last.ckpt --n1 12 --n2 10 --n3 8"
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder, with a space in its name, that holds cubes, a model and a raw volume."""
     folder = tmp_path_factory.mktemp("my data")
-    make_cubes(folder / "cubes")
+    make_cubes(folder / "cubes", ntrain=4)
     save_model(folder / "last.ckpt")
+    save_model(folder / "refine.ckpt", kind="refine")
+    for name in ("rgt", "dhr", "fsem", "fdip", "fstrike"):
+        shutil.copy(folder / f"cubes/data_valid/0_{name}.bin", folder / f"result.{name}")
+    np.save(folder / "labels.npy", np.zeros((12, 10, 8), np.float32))
+    np.save(folder / "survey.npy", noisy_layers((12, 10, 8)))
     noisy_layers((12, 10, 8)).transpose(2, 1, 0).tofile(folder / "test_volume")
     return folder
 
@@ -41,6 +47,16 @@ def script(name: str, arguments: list[str], folder: Path) -> tuple[int, str]:
         ("train", "--task infer --synthetic --dir_output ./checkpoints --n1 32 --n2 32 --n3 32 --crop 16"),
         ("train", "--preset smoke --num-workers 0 --save-every 2 --no_augment --wandb= --ema 0"),
         ("train", "--preset smoke --network unet --no-rgt --no-dhr --crop 32 16 16 --batch_size 1"),
+        ("train", "--task refine --data cubes --crop 16 --batch_train 2 --init_infer last.ckpt"),
+        ("train", "--preset refine --data cubes --crop 16 --second_pass 0 --rgt_residual off"),
+        ("train", "--data cubes --check last.ckpt --batch_valid 2 --out checked"),
+        ("train", "--network mtl --loss published --data cubes --crop 16 --lr 1e-4 --nodes 1"),
+        ("infer", f"{VOLUME} --tta 4 --dz 2 --dy 12.5 --dx 25 --rgt_residual off --refine_model refine.ckpt"),
+        ("refine", f"--input ./result {SIZES} --model ./refine.ckpt --output ./refined --refine_iters 3"),
+        ("refine", f"--input ./result {SIZES} --model refine.ckpt --refine_tol 0 --keep_iters --tta 8"),
+        ("evaluate", "--model refine.ckpt --data cubes --out evaluation --refine_iters 2"),
+        ("evaluate", "--model last.ckpt --data cubes --baselines coherence,unet --baseline_seconds 1"),
+        ("evaluate", "--model last.ckpt --input survey.npy --labels labels.npy --labelled_inlines 3"),
         ("infer", f"{VOLUME} --output ./out/r --rgt True --fault True --dhr True"),
         ("infer", f"{VOLUME} --output o --overlap exact --no_rgt --format npy h5"),
         ("evaluate", "--model ./last.ckpt --data cubes --out evaluation"),
@@ -82,9 +98,28 @@ def test_from_cubes_to_faults(tmp_path: Path):
     [
         ("train", "--data absent", 3, "error: absent/data_train: no such folder"),
         ("train", "--data cubes --crop 32", 3, "smaller than --crop (32, 32, 32); lower --crop"),
-        ("train", "--data cubes --crop 16 --ntrain 9", 3, "3 samples found, 9 asked for"),
+        ("train", "--data cubes --crop 16 --ntrain 9", 3, "4 samples found, 9 asked for"),
         ("train", "--data cubes --crop 16 --rgt maybe", 2, "'maybe', expected true or false"),
         ("train", "--data cubes --crop 16 --out last.ckpt", 2, "last.ckpt"),
+        ("train", "--data cubes --crop 16 --batch_train 5", 3, "more than the 4 training samples"),
+        (
+            "train",
+            "--data cubes --gpus_per_node 4",
+            2,
+            "start it with torchrun --standalone --nproc_per_node 4",
+        ),
+        ("train", "--data cubes --check refine.ckpt", 3, "checkpoint is kind refine"),
+        ("train", "--task refine --no_dhr", 2, "--task refine: needs all of"),
+        ("refine", "--input result", 2, "--model: missing"),
+        (
+            "refine",
+            f"--input result {SIZES} --model last.ckpt",
+            3,
+            "checkpoint is kind infer, expected refine",
+        ),
+        ("refine", "--input nothing --model refine.ckpt", 3, "nothing.fsem: no such file in any format"),
+        ("infer", f"{VOLUME} --north", 2, "--north: test_volume is raw, expected SEG-Y"),
+        ("infer", f"{VOLUME} --tta 3", 2, "--tta"),
         ("infer", "", 2, "error: --input: missing"),
         ("infer", "--input test_volume --model last.ckpt", 2, "expected three positive sizes; pass --n1"),
         ("infer", "--input test_volume --n1 13 --n2 10 --n3 8 --model last.ckpt", 3, "it fits --n1 12"),

@@ -21,6 +21,7 @@ from fault_seg.export import export, onnx_program
 from fault_seg.infer import load, predict
 from fault_seg.model import HEADS, build_network
 from fault_seg.weight_files import read_weights
+from tests.fault_seg.cases import QUICK, save_model
 
 OPTIONS = MachineOptions()
 
@@ -212,3 +213,13 @@ def test_flags(model: str, output: str):
     """Both files are named and the suffix is one of the three."""
     with pytest.raises(ValueError, match="--"):
         ExportConfig(model, output)
+
+
+def test_files_are_as_readable_as_any(tmp_path: Path):
+    """Exported files get the mode that the umask asks for, not one for their owner alone."""
+    model = save_model(tmp_path / "m.ckpt", ("fault",))
+    (tmp_path / "plain").write_text("")
+    for suffix in (".safetensors", ".pth"):
+        path = tmp_path / f"x{suffix}"
+        export(ExportConfig(model=str(model), output=str(path)), QUICK)
+        assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode

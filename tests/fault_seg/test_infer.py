@@ -213,7 +213,13 @@ def test_segy_in_and_out(tmp_path: Path, model_path: Path):
     infer(config, QUICK)
     assert_geometry_kept(tmp_path / "in.sgy", tmp_path / "out/s", null=2)
     names = {p.name for p in (tmp_path / "out/figures").iterdir()}
-    assert names == {"inline_108.png", "crossline_10.png", "timeslice_20.png", "strike_rose.png"}
+    assert names == {
+        "inline_108.png",
+        "crossline_10.png",
+        "timeslice_20.png",
+        "strike_rose.png",
+        "summary.png",
+    }
 
 
 def test_field_survey(real_data: Path, tmp_path: Path, model_path: Path):

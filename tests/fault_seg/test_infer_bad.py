@@ -158,7 +158,7 @@ def put(value: float) -> Callable[[np.ndarray], None]:
         (spoil_input(put(np.nan)), DataError, r"nan at sample 3, crossline 4, inline 5 .*--allow_nan"),
         (spoil_input(put(np.inf)), DataError, r"inf at sample 3, crossline 4, inline 5"),
         (flags(input="@/absent.npy"), DataError, r"absent.npy: no such file"),
-        (flags(input="@"), DataError, r"is a folder, expected a volume"),
+        (flags(input="@", model="absent"), DataError, r"absent: suffix none, expected weights"),
         (flags(input="@/model.ckpt"), UserError, r"model.ckpt: unknown suffix"),
         (flags(model="@/absent.ckpt"), DataError, r"absent.ckpt: no such checkpoint"),
         (flags(model="@/in.npy"), DataError, r"in.npy: suffix .npy"),
@@ -268,3 +268,16 @@ def test_slash_puts_the_files_into_a_folder(base: Path, tmp_path: Path):
     """An output that ends in a slash is a folder; the files are named after the input."""
     infer(settings(base, output=f"{tmp_path}/new/", rgt=False, fault=False), QUICK)
     assert {p.name for p in (tmp_path / "new").iterdir()} == {"in.dhr.npy", "in.json"}
+
+
+@pytest.mark.parametrize("shape", [(40, 24, 8), (20, 1, 30)])
+def test_thin_volumes(tmp_path: Path, shape: tuple[int, int, int]):
+    """A thin cube or a 2-D line goes through hr and unet; mtl says the least size, exit 2."""
+    np.save(tmp_path / "in.npy", noisy_layers(shape))
+    for layout, heads in (("hr", ("fault", "dhr", "rgt")), ("unet", ("fault",))):
+        model = save_model(tmp_path / f"{layout}.ckpt", heads, layout)
+        assert infer(infer_config(tmp_path / "in.npy", model, tmp_path / layout), QUICK)["attributes"]
+        assert np.isfinite(np.load(tmp_path / f"{layout}.fsem.npy")).all()
+    model = save_model(tmp_path / "mtl.ckpt", layout="mtl")
+    with pytest.raises(UserError, match="expected at least 16 voxels an axis for a network of layout mtl"):
+        infer(infer_config(tmp_path / "in.npy", model, tmp_path / "mtl"), QUICK)

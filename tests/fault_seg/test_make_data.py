@@ -12,6 +12,7 @@ import pytest
 
 from common.errors import UserError
 from common.run import BasicOptions
+from common.sampling import Draw
 from fault_seg.config import DATA_SET_PRESETS, DataConfig
 from fault_seg.dataset import VolumePairs
 from fault_seg.make_data import make_data
@@ -151,3 +152,17 @@ def test_impossible_flags(changes: dict[str, Any]):
     """Counts that cannot be are refused by the configuration."""
     with pytest.raises(ValueError, match="expected"):
         DataConfig(**changes)
+
+
+def test_hdf5_set(tmp_path: Path):
+    """--format h5 writes the tree as HDF5, and training reads the same samples from it as from raw files."""
+    config = DataConfig(2, 1, "smoke", 16, 20, 24, figures=False)
+    for kind in ("raw", "h5"):
+        make_data(replace(config, format=kind), BasicOptions(), tmp_path / kind)
+    assert (tmp_path / "h5/data_train/1_fsem.h5").is_file()
+    items = [
+        VolumePairs(tmp_path / k / "data_train", tmp_path / k / "target_train", (0, 0, 0), HEADS)[Draw(1, 0)]
+        for k in ("raw", "h5")
+    ]
+    for name in ("image", "fsem", "fdip", "rgt", "tau"):
+        np.testing.assert_array_equal(items[0][name], items[1][name])

@@ -11,6 +11,9 @@ import segyio
 from common.errors import DataError, UserError
 from fault_seg.segy import open_segy
 from fault_seg.segy_format import IBM, decode, encode_ibm
+from fault_seg.survey_geometry import geometry_of
+from fault_seg.volumes import open_volume, write_sidecar, write_volume
+from tests.fault_seg.cases import noisy_layers
 from tests.fault_seg.volume_files import (
     ILINES,
     N1,
@@ -279,3 +282,30 @@ def test_duplicates_and_prestack_are_refused(tmp_path):
     )
     with pytest.raises(DataError, match="pre-stack, 4 offsets"):
         open_segy(path)
+
+
+def test_delay_is_the_time_of_the_first_sample(tmp_path: Path):
+    """Byte 109 shifts the times of the survey, of what is converted from it, and stays in what is written."""
+    path = make_segy(tmp_path / "s.sgy", noisy_layers((16, 5, 6)), fields=lambda *_: {(109, 2): 1200})
+    with open_segy(path) as survey:
+        assert survey.delay_ms == 1200 and survey.origin == (1200.0, 0.0, 0.0)
+        assert geometry_of(survey).sample_start == 1200
+        cube = survey.read(0, 6)
+        write_volume(tmp_path / "c.mhd", cube, like=survey)
+        write_volume(tmp_path / "o.sgy", cube, like=survey)
+        write_volume(tmp_path / "c.fsem", cube, like=survey)
+        write_sidecar(tmp_path / "c", survey)
+    with open_volume(tmp_path / "c.mhd") as image, open_volume(tmp_path / "c.fsem") as raw:
+        assert image.origin[0] == raw.origin[0] == 1200
+        assert geometry_of(raw).sample_start == 1200
+    with open_segy(tmp_path / "o.sgy") as written:
+        assert written.delay_ms == 1200
+
+
+def test_delays_that_differ(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """The most common delay counts, dead traces apart, and a line says that they differ."""
+    fields = lambda il, xl, n: {(109, 2): 40 if n == 3 else 100, (29, 2): 2 if n == 4 else 1}  # noqa: E731
+    path = make_segy(tmp_path / "s.sgy", noisy_layers((16, 5, 6)), fields=fields)
+    with open_segy(path) as survey:
+        assert survey.delay_ms == 100
+    assert "2 delays at byte 109, 40 to 100 ms" in capfd.readouterr().err

@@ -244,8 +244,9 @@ def test_fine_tuning_on_sparse_labels(tmp_path: Path, capfd: pytest.CaptureFixtu
     labels[:, 10:12, 7] = 1
     np.save(tmp_path / "l.npy", labels)
     chosen = TrainConfig(
-        input=str(tmp_path / "in.npy"), labels=str(tmp_path / "l.npy"), init=str(save_model(tmp_path / "m.ckpt")),
-        freeze="trunk", data_preset="smoke", crop=(16,), batch_train=2, steps=2, nvalid=1, samples_per_epoch=4,
+        input=str(tmp_path / "in.npy"), labels=str(tmp_path / "l.npy"), freeze="trunk",
+        init=str(save_model(tmp_path / "m.ckpt")), data_preset="smoke", crop=(16,), batch_train=2,
+        steps=2, nvalid=1, samples_per_epoch=4,
     )  # fmt: skip
     result = train(chosen, options(tmp_path / "run", log_every=1))
     assert result is not None and result.state == "finished"

@@ -54,7 +54,7 @@ READERS = (
     ),
     Reader("fault_seg", "infer", f"--input cube.h5 {FAULT_INFER}", "cube.h5"),
     Reader("fault_seg", "infer", f"--input cube.npy {FAULT_INFER}", "run/last.ckpt"),
-    Reader("voxel_ode", "check_h5", "--input raw/v2.4_0001.h5", "raw/v2.4_0001.h5"),
+    Reader("voxel_ode", "check_h5", "raw/v2.4_0001.h5", "raw/v2.4_0001.h5"),
     Reader("voxel_ode", "train", TRAIN["voxel_ode"], "d/stats.json"),
     Reader("voxel_ode", "train", TRAIN["voxel_ode"], "d/train/{first}"),
     Reader("simulgen_vae", "train", TRAIN["simulgen_vae"], "d.h5"),

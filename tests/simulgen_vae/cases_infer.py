@@ -87,8 +87,9 @@ def make_model(folder: Path, kind: str = "vae_net", *, bars: bool = True, **chan
         )
         rows = torch.from_numpy(split.train)
         net.fit_latents(z[rows], h[rows])
-        net.fit_params(train.params)
-        net.fit_linear(train.params, z[rows], h[rows])
+        if training.params is not None:
+            net.fit_params(train.params)
+            net.fit_linear(train.params, z[rows], h[rows])
         net.eval().requires_grad_(False)
     predictor = fit(kind, train, vae, net)
     calibration = None

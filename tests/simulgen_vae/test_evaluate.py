@@ -35,7 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a finished training with calibrated error bars."""
     out = tmp_path_factory.mktemp("trained") / "run"
-    result = train(config(data, conditioner="gp", val_fraction=0.25), options(out))
+    result = train(config(data, conditioner="gp", val_fraction=0.25, baselines="rbf"), options(out))
     assert result is not None and result.exit_code == 0
     return out
 
@@ -124,6 +124,13 @@ def test_several_posterior_draws(trained: Path, tmp_path: Path):
     assert np.isfinite(found["methods"]["vae_autoencoding"]["summary"]["relative_l2"])
 
 
+def test_what_the_training_was_told(trained: Path, tmp_path: Path):
+    """--baselines and --recon_iter of the training are what an evaluation without these flags does."""
+    evaluate(EvaluateConfig(model=str(trained), num=2, figures=False), QUICK, tmp_path)
+    names = set(json.loads((tmp_path / "evaluation.json").read_text())["methods"])
+    assert "pod6_rbf" in names and not names & {"pod6_krr", "pod6_gpr", "pod6_gpr_shared"}
+
+
 def test_other_data_is_refused(trained: Path, tmp_path: Path):
     """A data set of the same shape but other content is not what the model was trained on."""
     other = tmp_path / "other.npz"
@@ -149,7 +156,7 @@ def test_the_script(trained: Path, tmp_path: Path):
         [*command, "--dry-run", "--recon-iter=2", "--device", "cpu", "--out", str(tmp_path / "out")],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         cwd=tmp_path,
         check=False,
     )

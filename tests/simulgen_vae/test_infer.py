@@ -148,6 +148,23 @@ def test_pictures(seeing: Path, tmp_path: Path):
     assert np.isfinite(other.fields.numpy()).all()
 
 
+def test_pictures_alone(tmp_path: Path):
+    """A model of pictures alone takes a folder or one picture, and names its samples by the files."""
+    from PIL import Image
+
+    folder = make_model(tmp_path / "m", pictures=True, input_type="image_vit")
+    images = arrays_of(folder / "bumps.h5")["images"]
+    (tmp_path / "new").mkdir()
+    for k, name in enumerate(("left", "right")):
+        Image.fromarray(images[k]).save(tmp_path / f"new/{name}.png")
+    run(folder, tmp_path / "both", images=str(tmp_path / "new"))
+    run(folder, tmp_path / "one", images=str(tmp_path / "new/right.png"))
+    both, one = (arrays_of(tmp_path / k / "fields.h5") for k in ("both", "one"))
+    assert [name.decode() for name in both["sample_id"]] == ["left", "right"] and "params" not in both
+    np.testing.assert_allclose(one["fields"][0], both["fields"][1], rtol=1e-4, atol=1e-5)
+    assert (tmp_path / "both/ood.csv").read_text().splitlines()[1].startswith("left,nan,nan,,")
+
+
 def test_strange_inputs_are_named(model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """A row far outside is flagged with what is outside, warned of, and refused on request."""
     params = bumps(3, seed=4)[1]

@@ -351,7 +351,7 @@ def test_constant_parameters_are_named_once(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_soft_bounds_are_trained(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A soft bound below the data is paid for: the network moves towards it, without it nothing is penalised."""
+    """A soft bound below the data is paid for and approached; without it nothing is penalised."""
     monkeypatch.setattr("simulgen_vae.train._contest", lambda *_: None)
     top = float(fields().mean())
     run(config(data, bounds=f"-inf,{top}:soft", lc_epochs=0, ema=0.0, epochs=4, lr=0.01), tmp_path / "soft")
@@ -363,7 +363,7 @@ def test_soft_bounds_are_trained(data: Path, tmp_path: Path, monkeypatch: pytest
 
 
 def test_known_nodes_travel_with_the_model(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The deliverable holds the known nodes; a file that does not fit the mesh is refused before the start."""
+    """The deliverable holds the known nodes; a file that does not fit the mesh is refused at once."""
     monkeypatch.setattr("simulgen_vae.train._contest", lambda *_: None)
     mask = np.arange(20) < 2
     np.savez(tmp_path / "known.npz", mask=mask, value=np.full(20, 7.0))

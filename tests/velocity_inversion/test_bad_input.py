@@ -126,9 +126,10 @@ CORPUS: dict[str, tuple[Change, str]] = {
     "cut": (rewrite(GATHER, lambda b: b[:-50]), f"{GATHER}: .*expected a whole .npy"),
     "no array": (rewrite(GATHER, lambda b: b"hello"), f"{GATHER}: .*expected a whole .npy"),
     "lying header": (
-        rewrite(GATHER, lambda b: b.replace(b"(100, 8)", b"(9999999, 8)", 1).replace(b"     \n", b"\n", 1)),
-        GATHER,
+        rewrite(GATHER, lambda b: b.replace(b"(100, 8), }    ", b"(9999999, 8), }", 1)),
+        f"{GATHER}: .*expected a whole .npy",
     ),
+    "broken header": (rewrite(GATHER, lambda b: b.replace(b", }", b", )", 1)), GATHER),
     "folder for a file": (
         lambda r: ((r / "s1" / GATHER).unlink(), (r / "s1" / GATHER).mkdir(), None)[-1],
         GATHER,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import sys
 import types
 from dataclasses import replace
@@ -16,7 +17,8 @@ import torch
 import velocity_inversion
 from common.errors import DataError, UserError
 from common.run import TrainOptions
-from tests.velocity_inversion.cases import CPU, tiny_config
+from tests.launch import ROOT
+from tests.velocity_inversion.cases import CPU
 from velocity_inversion import cloud
 from velocity_inversion.bench_refine import bench_refine
 from velocity_inversion.config_tools import EvaluateConfig, ExportConfig, InferConfig, RefineConfig
@@ -97,7 +99,7 @@ def test_bench_of_refinement_starts_from_smoothed_truth(tmp_path: Path):
     assert (tmp_path / "bench_refine.json").exists()
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "torch_export"])
+@pytest.mark.parametrize("kind", ["safetensors", pytest.param("torch_export", marks=pytest.mark.slow)])
 def test_exports_answer_as_the_ensemble(trained: Path, tmp_path: Path, kind: str):
     """The written file gives the ensemble's sections within 1e-4 km/s, for any number of samples."""
     config = ExportConfig(str(trained / MODEL_FILE), str(tmp_path / f"model.{kind}"), kind)
@@ -164,34 +166,18 @@ def test_modal_app_holds_the_four_functions(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_loop_of_ones_own(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The example of the documentation: model, loss and loaders in a user's own loop lower the loss."""
-    monkeypatch.chdir(tmp_path)  # the cache of the loaders
-    train, val = velocity_inversion.create_data_loaders(data / "train", batch_size=2, cache_data=True)
-    config = replace(tiny_config(data, tmp_path), num_models=2, learning_rate=2e-3)
-    survey = train.dataset.source.survey  # type: ignore[attr-defined]
-    model = velocity_inversion.EnsembleVelocityModel(config, survey)
-    model.fit_statistics(train)
-    criterion = velocity_inversion.VelocityInversionLoss(config, survey)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate)
-    losses = []
-    for _ in range(4):
-        for batch in train:
-            pred = model(batch)
-            loss = criterion(pred, batch)["total"]
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(float(loss))
-    assert np.mean(losses[-3:]) < np.mean(losses[:3])
-    found = model(next(iter(val)))
-    assert found["vp"].shape[1:] == (1, 70, 70) and found["members"].shape[0] == 2
-
-
-def test_quick_test_without_any_path(tmp_path: Path):
-    """A generated sample and a network without training: misfit, shapes and figure within 30 CPU seconds."""
-    one = velocity_inversion.quick_test_prediction(out=tmp_path)
-    assert one.vp.shape == (70, 70) and 0 < one.misfit < 2
-    assert list((tmp_path / "figures").glob("*.png"))
+    """The loop that the documentation prints runs as it stands and reaches every weight."""
+    text = (ROOT / "docs/velocity_inversion.md").read_text(encoding="utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    (tmp_path / "loop.py").write_text(code)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/vel").symlink_to(data)
+    monkeypatch.chdir(tmp_path)
+    found = runpy.run_path("loop.py")
+    model = found["model"]
+    assert len(model.members) == 2 and found["pred"]["vp"].shape[1:] == (1, 70, 70)
+    without = [name for name, p in model.named_parameters() if p.grad is None]
+    assert not without and np.isfinite(float(found["loss"]))
 
 
 def test_quick_test_takes_the_first_sample(data: Path, trained: Path):
@@ -226,5 +212,5 @@ def test_disturbances_do_what_they_say():
     np.testing.assert_allclose(made["gain 0.8"](gathers, live, rng), 0.8 * gathers)
     tone = np.fft.rfft(made["peak frequency +10 %"](gathers, live, rng), axis=1)
     plain = np.fft.rfft(gathers, axis=1)
-    assert np.abs(tone[:, 25]).sum() > 1.2 * np.abs(plain[:, 25]).sum()  # 25 Hz gains
+    assert np.abs(tone[:, 30]).sum() > 1.1 * np.abs(plain[:, 30]).sum()  # 30 Hz gains
     assert np.abs(tone[:, 8]).sum() < 0.95 * np.abs(plain[:, 8]).sum()  # 8 Hz loses

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from common.checkpoint import Checkpoint, plain_tree, plain_weights, save
@@ -17,6 +19,7 @@ from voxel_ode.dataset import read_stats
 from voxel_ode.fields import Fields
 from voxel_ode.model import VoxelAutoRegressor
 from voxel_ode.normalize import Normalizer
+from voxel_ode.regions import Region
 from voxel_ode.train import KIND, PACKAGE, model_config
 from voxel_ode.units import INTERNAL_UNITS
 
@@ -64,3 +67,11 @@ def slab_fields(shape: tuple[int, int, int], layers: list[tuple[int, int]], seed
         if value.dim() == 5  # grids
     }
     return replace(fields, **changes)
+
+
+def is_partition(regions: Sequence[Region], active: np.ndarray) -> bool:
+    """Return whether no two cores overlap and every active cell lies in one."""
+    count = np.zeros(active.shape, dtype=np.int32)
+    for region in regions:
+        count[region.core] += 1
+    return bool(count.max() <= 1 and (count[active] == 1).all())

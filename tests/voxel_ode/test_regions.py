@@ -9,12 +9,11 @@ import torch
 from common.errors import UserError
 from common.noise import numpy_stream
 from tests.voxel_ode.cases_model import make_model
-from tests.voxel_ode.cases_rollout import slab_fields
+from tests.voxel_ode.cases_rollout import is_partition, slab_fields
 from voxel_ode.regions import (
     Region,
     active_boxes,
     bytes_a_cell,
-    is_partition,
     plan_regions,
     reach_in_coarse_cells,
 )
