@@ -38,6 +38,7 @@ from facies_gan.config import RunOptions, TrainingOptions  # noqa: E402
 from facies_gan.dataset import read_training_data  # noqa: E402
 from facies_gan.images import write_label_png  # noqa: E402
 from facies_gan.infer import realisations  # noqa: E402
+from facies_gan.interpolators import InterpolatorConfig  # noqa: E402
 from facies_gan.neural_smoother import fit  # noqa: E402
 from facies_gan.presets import quick  # noqa: E402
 from facies_gan.setup import Setup, prepare  # noqa: E402
@@ -209,9 +210,10 @@ def smoother_rows(folder: Path) -> Table:
         data = read_training_data(TrainingOptions(input_path=root), seed=0)
     sizes = [[(12, 16), (24, 30)]] * len(data)
     cache = PyramidCache(folder / "pyramids")
+    config = InterpolatorConfig(fit_steps=SMOOTHER_STEPS)
 
     def build() -> None:
-        facies_pyramids(data.sections, data.palette, sizes, "neural", cache=cache)
+        facies_pyramids(data.sections, data.palette, sizes, "neural", cache=cache, config=config)
 
     first = cpu_seconds(build)
     again = statistics.median(cpu_seconds(build) for _ in range(REPEATS))

@@ -163,7 +163,7 @@ def generator_rows() -> Table:
         sample = make_sample(0, index, replace(preset("standard"), shape=(size, size, size)))
         degrade(sample, 0, index)
 
-    small = np.mean([cpu_seconds(lambda i=i: both(64, i)) for i in range(6)])
+    small = float(np.mean([cpu_seconds(lambda i=i: both(64, i)) for i in range(6)]))
     large = cpu_seconds(lambda: both(128, 1))
     return [
         row("generator, 64^3, all volumes", small, "CPU s", 0.2),
@@ -202,7 +202,7 @@ def segy_rows(folder: Path) -> Table:
     """Measure SEG-Y in and out, on a file that segyio has written."""
     import segyio
 
-    spec = segyio.spec()
+    spec: Any = segyio.spec()
     spec.sorting, spec.format = 2, 5
     spec.samples, spec.ilines, spec.xlines = np.arange(512) * 4.0, np.arange(100, 200), np.arange(300, 500)
     path = folder / "in.sgy"

@@ -140,7 +140,8 @@ def set_deterministic(enabled: bool) -> None:
     """Switch bitwise repeatable kernels on or off (slower on a GPU; a CPU is repeatable either way)."""
     if enabled:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(enabled, warn_only=True)
+    if enabled or torch.are_deterministic_algorithms_enabled():  # the call alone imports the compiler: 1.5 s
+        torch.use_deterministic_algorithms(enabled, warn_only=True)
     torch.backends.cudnn.benchmark = not enabled
 
 

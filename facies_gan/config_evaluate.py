@@ -14,9 +14,7 @@ class EvaluateConfig:
     """Realisations of a model, or of any simulator's files, beside baselines and the reference's own band."""
 
     model_path: Path | None = option(None, "run folder, model.pt, a checkpoint, or a folder of runs (newest)")
-    realisations: Path | None = option(
-        None, "folder of grids, of any simulator, instead of a model's"
-    )
+    realisations: Path | None = option(None, "folder of grids, of any simulator, instead of a model's")
     reference: Path | None = option(
         None, "training image, or data root of sections; none = the sections stored in the model"
     )

@@ -37,7 +37,8 @@ def fit_temperature(logits: np.ndarray, faults: np.ndarray) -> float:
     def loss(log_temperature: float) -> float:
         return float(np.logaddexp(0, sign * np.exp(-log_temperature)).mean())
 
-    return float(np.exp(optimize.minimize_scalar(loss, bounds=LOG_RANGE, method="bounded").x))
+    found: Any = optimize.minimize_scalar(loss, bounds=LOG_RANGE, method="bounded")
+    return float(np.exp(found.x))
 
 
 def cube_maps(model: Model, item: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:

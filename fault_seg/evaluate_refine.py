@@ -104,6 +104,7 @@ def _draw(folder: Path, truth: Volumes, stages: Sequence[Volumes], means: Sequen
     for ax, (key, label) in zip(axes[0], labels.items(), strict=True):
         values = np.array([mean.get(key, np.nan) for mean in means])
         figures.curves(ax, {"ours": (np.arange(len(values)), values)}, x_label="passes", y_label=label)
+        ax.set_xticks(np.arange(len(values)))
     figures.save(figure, folder / "passes.png")
     cube = {"image": stages[0]["dhr"], "fsem": truth["fsem"]}
     shown = {"degraded": stages[0]["fsem"], "one pass": stages[1]["fsem"]}

@@ -73,5 +73,5 @@ def _solved(matrix: sparse.csr_matrix, num: int) -> np.ndarray:
     mean = sparse.csr_matrix(np.stack([np.tile([1.0, 0.0], num), np.tile([0.0, 1.0], num)]) / num)
     ridge = RIDGE * sparse.identity(2 * num)
     system = sparse.bmat([[matrix + ridge, mean.T], [mean, None]], format="csc")
-    answer = linalg.spsolve(system, np.concatenate([RIDGE * start, [1.0, 0.0]]))
+    answer = np.asarray(linalg.spsolve(system, np.concatenate([RIDGE * start, [1.0, 0.0]])))
     return answer[: 2 * num].reshape(num, 2)

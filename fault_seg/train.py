@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -327,17 +328,25 @@ def _say_what_was_forgotten(before: dict[str, float], result: Result) -> None:
 def _calibrate(task: FaultTask, folder: RunFolder, config: TrainConfig) -> None:
     """Fit temperature and threshold of the checkpoints that users take, on validation cubes; on rank 0."""
     with distributed.shared_errors():
-        for name in (LAYOUT.last, LAYOUT.best) if distributed.is_main() else ():
-            path = folder.checkpoints / name
-            if path.is_file():
-                model = load(path, task.guard.device, precision=task.update.precision.name)
-                model.temperature, model.keeps_residual = 1.0, True
-                number = min(len(task.valid), MAX_CALIBRATION_CUBES)  # type: ignore[arg-type]
-                items = [task.valid[Draw(i, i)] for i in range(number)]
-                found = calibration.calibrate(model, items, config.rgt_residual)
-                calibration.store(path, found)
-                said = ", ".join(f"{n} {v:.4g}" for n, v in found.items())
-                get_logger().info(f"{name}: {said}" if said else f"{name}: nothing to calibrate on")
+        if distributed.is_main():
+            paths = [folder.checkpoints / name for name in (LAYOUT.last, LAYOUT.best)]
+            paths = [path for path in paths if path.is_file()]
+            same = len(paths) == 2 and paths[0].samefile(paths[1])
+            for group in [paths] if same else [[path] for path in paths]:
+                found = _fitted(task, group[0], config)
+                for path in group:
+                    calibration.store(path, found)
+                said = ", ".join(f"{n} {v:.4g}" for n, v in found.items()) or "nothing to calibrate on"
+                get_logger().info(f"{' and '.join(path.name for path in group)}: {said}")
+
+
+def _fitted(task: FaultTask, path: Path, config: TrainConfig) -> dict[str, Any]:
+    """Return the calibration of the checkpoint at `path`."""
+    model = load(path, task.guard.device, precision=task.update.precision.name)
+    model.temperature, model.keeps_residual = 1.0, True
+    number = min(len(task.valid), MAX_CALIBRATION_CUBES)  # type: ignore[arg-type]
+    items = [task.valid[Draw(i, i)] for i in range(number)]
+    return calibration.calibrate(model, items, config.rgt_residual)
 
 
 def _describe_network(task: FaultTask, config: TrainConfig) -> None:

@@ -16,9 +16,10 @@ from simulgen_vae.model import HierarchicalVae
 from simulgen_vae.pairs import LatentNetPredictor, fit_latent_gp
 from simulgen_vae.predictor import TrainingSet
 
-DIRECT_ROWS, DIRECT_ROWS_MIRRORED = 200, 100  # runs from which the plain networks are worth their time
+DIRECT_ROWS, DIRECT_ROWS_MIRRORED = 200, 80  # runs from which the plain networks are worth their time
 LEAST_STEPS = 600  # of field_net; below it is not tried
 GPS, NETS = ("gp2", "vae_gp"), ("vae_net",)
+_DIRECT = direct.DirectOptions()
 
 
 def gp2_contender() -> Contender:
@@ -65,6 +66,20 @@ def vae_net_contender(
 def direct_is_worth_it(train: TrainingSet) -> bool:
     """Tell whether there are enough rows for the plain networks."""
     return len(train) >= (DIRECT_ROWS if train.symmetry is None else DIRECT_ROWS_MIRRORED)
+
+
+def direct_seconds(train: TrainingSet, options: direct.DirectOptions) -> float:
+    """Return the CPU time of all trainings of the plain networks, from that of two epochs of one."""
+
+    def cost(epochs: int) -> float:
+        started = time.process_time()
+        direct.fit_predictor(train, dataclasses.replace(options, num_nets=1, epochs=epochs))
+        return time.process_time() - started
+
+    short = cost(1)
+    per_epoch = max(cost(3) - short, 0.02 * short) / 2
+    trainings = options.num_nets + (0 if len(train) >= SMALL else FOLDS)
+    return per_epoch * options.epochs * trainings
 
 
 def plan_field_net(train: TrainingSet, max_cpu_s: float, *, force: bool = False) -> tuple[int, int]:
@@ -124,7 +139,11 @@ def choose_contenders(
     wanted = {"net": NETS, "gp": GPS}.get(conditioner, (*GPS, *NETS) if conditioner == "auto" else ())
     chosen += [c for c in latent if c.name in wanted]
     if conditioner == "direct" or (conditioner == "auto" and direct_is_worth_it(train)):
-        chosen.append(direct_contender(direct_options))
+        seconds = 0.0 if conditioner == "direct" else direct_seconds(train, direct_options or _DIRECT)
+        if seconds <= max_cpu_s:
+            chosen.append(direct_contender(direct_options))
+        else:
+            get_logger().info("direct: left out, about %.0f CPU s, --max_cpu_s %g", seconds, max_cpu_s)
     force = field_net_flag == "on" or conditioner == "field_net"
     if force or (field_net_flag == "auto" and conditioner == "auto"):
         steps, num_folds = plan_field_net(train, max_cpu_s, force=force)

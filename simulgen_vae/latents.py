@@ -118,8 +118,10 @@ def draw_traversals(
         k: traverse(surrogate, statistics, k, config.steps)[:, config.frame, :, config.field].numpy()
         for k in chosen
     }
-    unit = surrogate.config["field_names"][config.field]
-    limits = (min(float(v.min()) for v in values.values()), max(float(v.max()) for v in values.values()))
+    name, unit = (surrogate.config[key][config.field] for key in ("field_names", "units"))
+    label = f"{name} ({unit or '-'})"
+    kind = "difference" if min(float(v.min()) for v in values.values()) < 0 else "heat"
+    limits = figures.colour_limits(list(values.values()), kind)
     columns = config.steps if grid else 1
     figure, axes = new_figure(len(chosen), columns, panel=(2.0, 1.5) if grid else (5.0, 1.8))
     shares = np.linspace(-REACH, REACH, config.steps)
@@ -128,13 +130,15 @@ def draw_traversals(
             name = latent_name(surrogate.vae, latent)
             if grid:
                 for ax, picture, share in zip(row, values[latent], shares, strict=True):
-                    title = f"{name} {share:+.1f} sd"
-                    labels = {"x_label": "", "z_label": "", "title": title}
-                    figures.section(ax, picture.reshape(grid), limits=limits, **labels)
+                    look = {"kind": kind, "limits": limits, "title": f"{name} {share:+.1f} sd"}
+                    look |= {"x_label": "x (cells)", "z_label": "y (cells)"}
+                    look["value_label"] = label if ax is row[-1] else ""
+                    figures.section(ax, picture.reshape(grid), **look)
+                    ax.label_outer()
             else:
                 nodes = np.arange(values[latent].shape[1])
                 lines = {f"{s:+.1f} sd": (nodes, v) for s, v in zip(shares, values[latent], strict=True)}
-                figures.curves(row[0], lines, x_label="node", y_label=unit, title=name)
+                figures.curves(row[0], lines, x_label="node", y_label=label, title=name)
     return save(figure, path)
 
 

@@ -98,7 +98,7 @@ def to_km_s(values: np.ndarray, name: str, survey: Survey) -> np.ndarray:
     vp = np.asarray(values, dtype=np.float32)
     vp = vp if survey.model_file_axes == "zx" else vp.T
     if not np.isfinite(vp).all() or vp.min() <= 0:
-        raise DataError(f"{name}: velocities NaN, infinite or not positive (lowest {np.nanmin(vp):g})")
+        raise DataError(f"{name}: velocities NaN, infinite or not positive (lowest {float(vp.min()):g})")
     looks_like = "m/s" if np.median(vp) > UNIT_MEDIAN else "km/s"
     if looks_like != survey.velocity_unit:
         raise DataError(

@@ -81,6 +81,9 @@ class EvaluateConfig:
     equal_time: float = option(
         0.0, "train ours and InversionNet from scratch for so long each, then compare; 0 = off", unit="CPU s"
     )
+    diffusion_samples: int = option(
+        0, "samples on which the diffusion stage is judged, with and without a well"
+    )
     robustness: bool = option(False, "MAE under noise, dead traces, a lost shot, other wavelets and gains")
     bench: str = option("", "measure one thing alone: refine (from smoothed truth)", choices=BENCHES)
     refine: int = option(0, "waveform iterations on some samples")
@@ -90,8 +93,11 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         """Check counts and names."""
         object.__setattr__(self, "baselines", words(self.baselines))
-        if min(self.refine, self.refine_samples, self.figures, self.equal_time) < 0:
-            raise ValueError("--refine, --refine_samples, --figures, --equal_time: expected 0 or more")
+        counts = self.refine, self.refine_samples, self.figures, self.equal_time, self.diffusion_samples
+        if min(counts) < 0:
+            raise ValueError(
+                "--refine, --refine_samples, --figures, --equal_time, --diffusion_samples: expected 0 or more"
+            )
         unknown = sorted(set(self.baselines) - set(BASELINES))
         if unknown:
             raise ValueError(f"--baselines {' '.join(unknown)}: expected of {', '.join(BASELINES)}")

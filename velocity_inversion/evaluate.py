@@ -16,6 +16,7 @@ from common.log import get_logger
 from common.report import Row, markdown_table, save_rows
 from common.run import MachineOptions, describe_run, machine
 from velocity_inversion.baselines import depth_trend
+from velocity_inversion.bench_diffusion import judge_diffusion
 from velocity_inversion.bench_refine import bench_refine
 from velocity_inversion.config_tools import EvaluateConfig
 from velocity_inversion.dataset import ShotDataset
@@ -157,6 +158,9 @@ def _report(
     if config.refine and config.refine_samples:
         document["refinement"] = _refined(config, compared, out)
         rows.append(_refinement_row(rows[0], document["refinement"], compared))
+    if config.diffusion_samples:
+        parts = ensemble, test, sections[OURS], compared.sigma, config.diffusion_samples, device
+        document["diffusion_m_s"] = judge_diffusion(*parts, options.seed)
     if config.robustness:
         clean = {name: float(np.mean([r["mae"] for r in scores[name]])) for name in compared.models}
         document["mae_over_clean"] = robustness(compared.models, test, truth, clean, device)

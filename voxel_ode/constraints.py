@@ -19,10 +19,16 @@ NOTICED = 1e-4  # of a standard deviation: a smaller correction is rounding
 _INJECTED = SCALAR_NAMES.index("FieldEnergyInjectionRate")
 
 
-def injection_estimate_c(sim: PreppedSim, normalizer: Normalizer) -> float:
-    """Return what injectors bring, deg C: energy over c_w q of the first year, else below all trained on."""
+def injection_estimate_c(sim: PreppedSim, normalizer: Normalizer, first: int = 0) -> float:
+    """Return what injectors bring, deg C: energy over c_w q of the given year, else below all trained on.
+
+    Args:
+        sim: the simulation.
+        normalizer: of the training data.
+        first: state that is given; a forecast from the initial one (-1) knows no year's energy.
+    """
     rate = float(sim.wells.total_rates_kg_s[0])
-    if sim.t_valid and rate > 0:
+    if first >= 0 and sim.t_valid and rate > 0:
         return float(sim.scalars[0, _INJECTED]) / (rate * WATER_HEAT_CAPACITY)
     low, high = widened_range(normalizer, "Temperature")
     return low if math.isfinite(high) else -math.inf
@@ -51,6 +57,7 @@ class PhysicalLimits:
         masks: [B, 3, Z, Y, X].
         sims: B simulations.
         normalizer: of the network's training.
+        first: state that the forecast begins with, 0 or -1.
 
     Attributes:
         clipped: int [B, 2] for each year so far: cells whose pressure and temperature were moved.
@@ -63,6 +70,7 @@ class PhysicalLimits:
         masks: torch.Tensor,
         sims: Sequence[PreppedSim],
         normalizer: Normalizer,
+        first: int = 0,
     ) -> None:
         self.domains = masks[:, [1, 0]] > 0
         mean, std = scales.mean, scales.std
@@ -70,7 +78,7 @@ class PhysicalLimits:
         first_low, first_high = (e[:, 0] for e in _extremes(state, self.domains))
         self.lowest_p = first_low.clamp(max=float((low - mean[0]) / std[0]))
         self.highest_p = first_high.clamp(min=float((high - mean[0]) / std[0]))
-        estimates = [injection_estimate_c(sim, normalizer) for sim in sims]
+        estimates = [injection_estimate_c(sim, normalizer, first) for sim in sims]
         self.coldest = (torch.tensor(estimates).to(state) - mean[1]) / std[1]
         self.clipped: list[torch.Tensor] = []
 

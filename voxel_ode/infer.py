@@ -6,6 +6,7 @@ import contextlib
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,18 @@ from common import distributed
 from common.errors import DataError, UserError
 from common.log import get_logger
 from common.run import MachineOptions, machine
-from voxel_ode.config_tools import Placement, RolloutConfig
+from voxel_ode.config_tools import GIB, Placement, RolloutConfig
 from voxel_ode.constraints import range_warnings
 from voxel_ode.intervals import Calibration, calibrated, load_calibration, spread_of
 from voxel_ode.loading import Model, load, require_same, require_same_stats
 from voxel_ode.predictions import PredictionWriter, open_predictions, writing
 from voxel_ode.prepped import SUFFIX, PreppedSim, open_simulation
-from voxel_ode.regions import describe
-from voxel_ode.rollout import Forecast, Year, num_states, with_sentinels
+from voxel_ode.regions import bytes_a_cell, describe, plan_regions
+from voxel_ode.rollout import Forecast, Year, budget_bytes, num_states, with_sentinels
 
 __all__ = ["infer", "load", "open_sims", "predict"]
 
+MAX_RETRIES = 4
 ADVICE = "lower --max_memory, give --tile sizes, or use fewer --batch_sims"
 
 
@@ -112,7 +114,7 @@ def infer(
         for g in distributed.shard(len(groups)):
             members = [sims[i] for i in groups[g]]
             paths = [targets[i] for i in groups[g]]
-            done += _run_group(config, models, members, paths, init, calibration)
+            done += _run_fitting(config, models, members, paths, init, calibration)
         for summary in done:
             _after(config, Path(summary["path"]), len(sims))
         return done
@@ -190,6 +192,31 @@ def _dry_run(
     )
     get_logger().info(text)
     return {"path": "", "text": text}
+
+
+def _run_fitting(
+    config: RolloutConfig,
+    models: Sequence[Model],
+    sims: Sequence[PreppedSim],
+    paths: Sequence[Path],
+    init: str,
+    calibration: Calibration | None,
+) -> list[dict[str, Any]]:
+    """Predict a group; when memory runs out and tiles are ours to choose, try again with smaller ones."""
+    for _ in range(MAX_RETRIES):
+        try:
+            return _run_group(config, models, sims, paths, init, calibration)
+        except (RuntimeError, MemoryError) as error:
+            if not (devices.is_out_of_memory(error) and config.tile == ("auto",)):
+                raise
+        active = np.any([sim.masks()[0] > 0 for sim in sims], axis=0)
+        budget = budget_bytes(config, models[0].device) / len(models)
+        regions = plan_regions(active, models[0].network, budget_bytes=budget, batch=len(sims))
+        largest = max(region.num_cells for region in regions)
+        half = len(models) * largest * bytes_a_cell(models[0].network, len(sims)) / 2
+        get_logger().warning(f"warning: out of memory; trying again with --max_memory {half / GIB:.3g}")
+        config = replace(config, max_memory=str(half / GIB))
+    return _run_group(config, models, sims, paths, init, calibration)
 
 
 def _run_group(

@@ -99,7 +99,10 @@ def describe(
         text += ", not simulated (--verify false)"
     else:
         text += f", simulated gain {best['simulated_gain']:+.3%}"
-        text += "; the starting rates are the best" if chosen == 0 else ""
+        if chosen == 0:
+            text += "; the starting rates are the best"
+            tried = [f"{e['predicted_gain']:+.2%} / {e['simulated_gain']:+.2%}" for e in entries[1:]]
+            text += f" (others, predicted / simulated: {', '.join(tried)})" if tried else ""
     rates = sim.wells.signed_rate_kg_s
     result = {
         "simulation": sim.name,

@@ -157,7 +157,7 @@ class Forecast:
             limits = None
             if placement.constrain:
                 limits = PhysicalLimits(
-                    model.network.scales, fields.state, fields.masks, sims, model.normalizer
+                    model.network.scales, fields.state, fields.masks, sims, model.normalizer, first
                 )
             self.regions = plan_regions(
                 active,

@@ -94,7 +94,8 @@ def test_printed_commands(place: Path, tmp_path: Path, name: str, line: str):
     arguments = line.split()
     arguments += [] if name in ("prep_data", "make_data") else ["--dry_run"]
     if name == "train":  # the last one counts: less to compute
-        arguments += ["--batch_size", "1", "--num_workers", "1"]
+        small = "--batch_size 1 --num_workers 1 --num_feature 4 --min_num_feature 4 --generator_steps 1"
+        arguments += [*small.split(), "--discriminator_steps", "1", "--num_diversity_samples", "1"]
     before = {p for p in work.rglob("*") if p.is_file()}
     code, said = script(name, arguments, work)
     assert code == 0, said

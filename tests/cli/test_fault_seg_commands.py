@@ -10,12 +10,19 @@ import pytest
 
 from tests.cli.test_scripts import ROOT, call
 from tests.fault_seg.cases import make_cubes, noisy_layers, save_model
+from tests.fault_seg.volume_files import make_segy
 
 CPU = ["--device", "cpu", "--threads", "1", "--precision", "fp32"]
 DIRS = "--dir_data_train {0}/data_train --dir_target_train {0}/target_train --dir_data_valid {0}/data_valid "
 DIRS += "--dir_target_valid {0}/target_valid --dir_output ./checkpoints"
+TUNE = "--init last.ckpt --freeze trunk --replay 0.5 --steps 300 --crop 16 --data_preset smoke --nvalid 1"
 SIZES = "--n1 24 --n2 20 --n3 16"
 VOLUME = "--input ./test_volume --model ./last.ckpt --n1 12 --n2 10 --n3 8"
+
+
+def coordinates(iline: int, xline: int, _: int) -> dict[tuple[int, int], int]:
+    """Return CDP x and y of a trace: 25 m an inline, 12.5 m a crossline."""
+    return {(181, 4): 2500 * iline, (185, 4): 1250 * xline}
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +34,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(folder / "refine.ckpt", kind="refine")
     for name in ("rgt", "dhr", "fsem", "fdip", "fstrike"):
         shutil.copy(folder / f"cubes/data_valid/0_{name}.bin", folder / f"result.{name}")
-    np.save(folder / "labels.npy", np.zeros((12, 10, 8), np.float32))
-    np.save(folder / "survey.npy", noisy_layers((12, 10, 8)))
+    np.save(folder / "labels.npy", np.zeros((24, 20, 16), np.float32))
+    np.save(folder / "survey.npy", noisy_layers((24, 20, 16)))
+    make_segy(folder / "survey.sgy", noisy_layers((24, 6, 7)), fields=coordinates)
+    rows = ["inline,crossline,sample_ms,fault_id,stick_id", "6,22,4,1,1", "6,22,40,1,1"]
+    (folder / "sticks.csv").write_text("\n".join(rows) + "\n")
     noisy_layers((12, 10, 8)).transpose(2, 1, 0).tofile(folder / "test_volume")
     return folder
 
@@ -54,6 +64,9 @@ def script(name: str, arguments: list[str], folder: Path) -> tuple[int, str]:
         ("infer", f"{VOLUME} --tta 4 --dz 2 --dy 12.5 --dx 25 --rgt_residual off --refine_model refine.ckpt"),
         ("refine", f"--input ./result {SIZES} --model ./refine.ckpt --output ./refined --refine_iters 3"),
         ("refine", f"--input ./result {SIZES} --model refine.ckpt --refine_tol 0 --keep_iters --tta 8"),
+        ("infer", "--input survey.sgy --model last.ckpt --output o --velocity 2500 --north --tta 4"),
+        ("train", f"--input survey.npy --labels labels.npy --labelled_inlines 3 5 {TUNE}"),
+        ("evaluate", "--model last.ckpt --input survey.sgy --labels sticks.csv --out evaluation"),
         ("evaluate", "--model refine.ckpt --data cubes --out evaluation --refine_iters 2"),
         ("evaluate", "--model last.ckpt --data cubes --baselines coherence,unet --baseline_seconds 1"),
         ("evaluate", "--model last.ckpt --input survey.npy --labels labels.npy --labelled_inlines 3"),

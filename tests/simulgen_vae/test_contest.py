@@ -146,6 +146,17 @@ def test_time_limits_the_grid_network(monkeypatch: pytest.MonkeyPatch):
     assert plan_field_net(rows, 1e6) == (0, 0)
 
 
+def test_time_limits_the_plain_networks(monkeypatch: pytest.MonkeyPatch):
+    """The plain networks enter when all their trainings fit --max_cpu_s; asked for by name they always do."""
+    rows = training_set(110, symmetric=True)
+    assert contenders.direct_seconds(rows, DirectOptions(width=8, depth=1, epochs=4)) > 0
+    monkeypatch.setattr(contenders, "direct_seconds", lambda *_: 50.0)
+    for limit, names in ((60.0, ["gp2", "direct"]), (40.0, ["gp2"])):
+        found = choose_contenders(rows, field_net_flag="off", max_cpu_s=limit)
+        assert [c.name for c in found] == names
+    assert len(choose_contenders(rows, conditioner="direct", max_cpu_s=40.0)) == 2
+
+
 def test_some_folds_score_some_rows(rows: TrainingSet):
     """With one fold held out all are scored on its rows alone, and the winner's residuals are of those."""
     short = Contender("direct", Constant, num_folds=1)

@@ -7,7 +7,11 @@ import pytest
 import torch
 
 from common.errors import DataError, UserError
+from common.run import BasicOptions
+from simulgen_vae.config_data import MakeDataConfig
+from simulgen_vae.fields import open_fields
 from simulgen_vae.grids import Grid
+from simulgen_vae.make_data import make_data
 from simulgen_vae.symmetry import Symmetry, read_symmetry
 from simulgen_vae.wave import symmetry as wave_mirror
 from tests.simulgen_vae.cases_data import case, mirror
@@ -62,8 +66,6 @@ def test_a_users_file(tmp_path):
     assert np.array_equal(read.node_permutation, grid.mirror()) and read.flip_image
     data = case(tmp_path / "a.h5", fields=2)
     assert data.symmetry is None
-    from simulgen_vae.fields import open_fields
-
     assert open_fields(tmp_path / "a.h5", symmetry=tmp_path / "s.npz").symmetry.field_signs.tolist() == [1, 1]
     np.savez(tmp_path / "small.npz", **mirror(Grid(2, 2)).arrays())
     with pytest.raises(DataError, match=r"\(4, 2, 2\), expected \(32, 2, 2\)"):
@@ -80,10 +82,24 @@ def test_a_users_file(tmp_path):
 
 def test_file_declaration_can_be_switched_off(tmp_path):
     """`auto` takes what the file declares, `none` does not; cutting nodes drops it."""
-    from simulgen_vae.fields import open_fields
-
     data = case(tmp_path / "a.h5", symmetry=mirror(Grid(8, 4)), grid_shape=(4, 8))
     assert data.symmetry is not None and data.grid_shape == (4, 8)
     assert open_fields(tmp_path / "a.h5", symmetry="none").symmetry is None
     cut = open_fields(tmp_path / "a.h5", node_end=16)
     assert cut.symmetry is None and cut.grid_shape is None and cut.num_nodes == 16
+
+
+def test_hidden_parameters_keep_the_mirror(tmp_path):
+    """--write_params hides the others; what is left mirrors as in the whole file, the picture still flips."""
+    files = {}
+    for name, shown in (("whole", ()), ("part", ("sin_2theta", "tau"))):
+        path = tmp_path / f"{name}.h5"
+        sizes = {"num": 2, "nx": 8, "ny": 4, "frames": 2, "figures": False}
+        make_data(MakeDataConfig("advdiff", path=str(path), write_params=shown, **sizes), BasicOptions())
+        files[name] = open_fields(path)
+    whole, part = files["whole"], files["part"]
+    chosen = [whole.param_names.index(name) for name in ("sin_2theta", "tau")]
+    assert part.param_names == ("sin_2theta", "tau") and np.array_equal(part.params, whole.params[:, chosen])
+    mirrored = [data.symmetry.apply_params(data.params) for data in (whole, part)]
+    assert np.array_equal(mirrored[0][:, chosen], mirrored[1]) and part.symmetry.flip_image
+    assert np.array_equal(mirrored[1], part.params * [-1.0, 1.0])

@@ -24,7 +24,7 @@ def test_two_ranks_equal_one_process(data: Path, tmp_path: Path):
     one = tmp_path / "one"
     train(rank_config(data, one / "cache", batch_size=2), replace(RUN, out=one / "run"))
     infer(replace(rank_inference(data, one)), CPU, one / "predicted")
-    # weights without influence (biases before a norm, keys' biases) follow rounding; scores and sections do not
+    # weights without influence (biases before a norm, biases of keys) follow rounding; what counts does not
     one_scores, two_scores = (records(tmp_path / name / "run/member_00") for name in ("one", "two"))
     scores = [{k: v for k, v in line.items() if k.startswith("valid_")} for line in one_scores]
     others = [{k: v for k, v in line.items() if k.startswith("valid_")} for line in two_scores]

@@ -74,6 +74,7 @@ def test_evaluation_names_its_baselines(data: Path, trained: Path, tmp_path: Pat
         robustness=True,
         refine=1,
         refine_samples=1,
+        diffusion_samples=1,
     )
     rows = evaluate(config, CPU, tmp_path)
     assert set(rows[0].baselines) == {"mean section", "depth trend"}
@@ -81,6 +82,7 @@ def test_evaluation_names_its_baselines(data: Path, trained: Path, tmp_path: Pat
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert len(found["mae_over_clean"]) == 9 and len(found["mape_members"]["each"]) == 2
     assert found["refinement"]["misfit_after"][0] <= found["refinement"]["misfit_before"][0]
+    assert found["diffusion_m_s"]["spread"] > 0 and found["diffusion_m_s"]["near_with"] > 0
     assert 0 <= found["coverage"]["noise, 20 dB"] <= 1
     assert (tmp_path / "evaluation.md").exists() and (tmp_path / "figures/best.png").exists()
 

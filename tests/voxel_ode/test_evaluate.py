@@ -27,7 +27,7 @@ from voxel_ode.config_prep import PrepConfig
 from voxel_ode.config_tools import EvaluateConfig, Placement
 from voxel_ode.evaluate import evaluate, split_files
 from voxel_ode.infer import infer
-from voxel_ode.intervals import conformal_factor, load_calibration, save_calibration, scale_of
+from voxel_ode.intervals import conformal_factor, load_calibration, save_calibration, scale_of, spread_of
 from voxel_ode.loading import load
 from voxel_ode.make_data import make_data
 from voxel_ode.prep import prep_data
@@ -187,6 +187,16 @@ def test_conformal_factor_covers():
         assert (scores <= below.max()).mean() < min(1.0, 0.8 * (n + 1) / n)
 
 
+def test_spread_of_members():
+    """Mean, std and percentiles over members are NumPy's."""
+    members = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
+    found = spread_of(members)
+    for name, share in (("p10", 0.1), ("p50", 0.5), ("p90", 0.9)):
+        np.testing.assert_allclose(found[name], np.quantile(members.numpy(), share, axis=0), rtol=1e-5)
+    np.testing.assert_allclose(found["mean"], members.numpy().mean(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found["std"], members.numpy().std(0), rtol=1e-5)
+
+
 def test_intervals_cover_what_they_say(root: Path, model: Path, tmp_path: Path):
     """On the simulations that they were fitted on, intervals cover the nominal share, not much more."""
     other = save_model(tmp_path / "other.pt", root, seed=1)
@@ -240,6 +250,8 @@ def test_missing_operator_is_one_line(
     with caplog.at_level(logging.INFO):
         found = run(config(root, model, baselines=("copy", "fno"), fno_minutes=1.0), tmp_path)
     assert set(found["methods"]) == {"ours", "copy"}
+    said = [r.getMessage() for r in caplog.records if "fno: left out" in r.getMessage()]
+    assert len(said) == 1 and "pip install neuraloperator" in said[0]
 
 
 def test_refusals(root: Path, model: Path, tmp_path: Path):

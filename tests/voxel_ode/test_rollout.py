@@ -95,6 +95,18 @@ def test_it_uses_its_own_predictions(sim: Path, model: Path, root: Path, tmp_pat
         assert np.array_equal(predicted(tmp_path / "a.h5"), predicted(tmp_path / "b.h5")) == same
 
 
+def test_initial_state_is_all_it_knows(sim: Path, model: Path, tmp_path: Path):
+    """A forecast from the initial state does not change when every output is another, limits included."""
+    other = tmp_path / "v2.4_0009.prepped.h5"
+    other.write_bytes(sim.read_bytes())
+    with h5py.File(other, "r+") as file:
+        file["outputs_grid"][:, 1] += 3.0
+        file["outputs_scalar"][:] *= 0.5
+    for name, path in (("a", sim), ("b", other)):
+        run(rollout_config(path, model, tmp_path / f"{name}.h5", init="initial"))
+    assert np.array_equal(predicted(tmp_path / "a.h5"), predicted(tmp_path / "b.h5"))
+
+
 @pytest.mark.parametrize("init", ["output0", "initial"])
 def test_index_conventions(sim: Path, model: Path, init: str):
     """State k of a forecast is one step of the network from state k-1; the start is as the flag says."""
@@ -233,6 +245,28 @@ def test_nothing_partial_is_left(sim: Path, model: Path, tmp_path: Path, monkeyp
         run(rollout_config(sim, model, tmp_path / "p.h5"))
     assert (tmp_path / "p.h5").read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["p.h5"]
+
+
+def test_smaller_tiles_when_memory_runs_out(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """A forecast that runs out of memory is tried again with tiles, and gives the same file."""
+    sim = write_raw(tmp_path / "v2.4_0009.h5", truth(9, shape=(64, 6, 5)))
+    model = save_model(tmp_path / "tiny.pt", root, multiscale=0)
+    run(rollout_config(sim, model, tmp_path / "a.h5"))
+    plain = Forecast.years
+
+    def greedy(self: Forecast, count: int) -> Iterator:
+        if len(self.regions) == 1:
+            raise torch.OutOfMemoryError("planted")
+        yield from plain(self, count)
+
+    monkeypatch.setattr(Forecast, "years", greedy)
+    run(rollout_config(sim, model, tmp_path / "b.h5"))
+    assert "out of memory; trying again" in caplog.text
+    np.testing.assert_allclose(predicted(tmp_path / "a.h5"), predicted(tmp_path / "b.h5"), rtol=1e-5)
+    with pytest.raises(DataError, match="out of memory: planted; lower --max_memory"):
+        run(rollout_config(sim, model, tmp_path / "c.h5", tile=("none",)))
 
 
 def test_ensemble(root: Path, sim: Path, model: Path, tmp_path: Path):
