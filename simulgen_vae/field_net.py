@@ -164,13 +164,13 @@ class FieldNet(Predictor):
         """Return the fields in physical units, [B, T, M, V]."""
         scalars = self.features(inputs).float()
         planes = scalars[:, :, None, None].expand(-1, -1, *self.shape)
-        parts = [planes, self.coordinates.expand(len(scalars), -1, -1, -1)]
+        parts = [planes, self.coordinates.expand(scalars.shape[0], -1, -1, -1)]
         if self.has_picture:
             assert inputs.image is not None
             parts.append(self.rows @ inputs.image.float() @ self.columns.T)
-        seen = scalars if scalars.shape[1] else scalars.new_zeros(len(scalars), 1)
+        seen = scalars if scalars.shape[1] else scalars.new_zeros(scalars.shape[0], 1)
         out = self.net(torch.cat(parts, 1), seen)
-        out = out.reshape(len(scalars), self.num_fields, self.frames, -1).permute(0, 2, 3, 1)
+        out = out.reshape(scalars.shape[0], self.num_fields, self.frames, -1).permute(0, 2, 3, 1)
         return self.mean + self.scale * out
 
     def forward(self, inputs: Inputs) -> torch.Tensor:

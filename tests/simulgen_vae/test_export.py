@@ -67,13 +67,13 @@ def test_exported_graph(model: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k != "vae_net"])
 def test_every_predictor_exports(kind: str, tmp_path: Path):
-    """Networks, processes, grids and mixes of them are captured; the batch size stays free where it can."""
+    """Networks, processes, grids and mixes of them are captured; the batch size stays free."""
     folder = make_model(tmp_path / kind, kind)
     graph = load(folder).require_graph()
     program, is_free = exported_program(graph, (inputs_of(folder, 3),))
-    assert is_free or kind == "field_net"
+    assert is_free
     with torch.no_grad():
-        for count in (1, 4) if is_free else (1,):
+        for count in (1, 4):
             params = inputs_of(folder, count)
             assert relative_difference(program.module()(params).numpy(), graph(params).numpy()) <= 1e-5
 
