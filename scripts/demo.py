@@ -18,7 +18,7 @@ from common.files import require_writable, write_bytes
 PACKAGES = {
     "fault_seg": 150,
     "facies_gan": 180,
-    "velocity_inversion": 180,
+    "velocity_inversion": 170,
     "simulgen_vae": 150,
     "voxel_ode": 200,
 }
