@@ -362,8 +362,9 @@ def _describe(task: FaultTask, batches: Iterable[Any], config: TrainConfig) -> N
     """Run one batch without keeping anything, and print what there is."""
     _describe_network(task, config)
     batch = devices.move(next(iter(batches)), task.guard.device)
-    for name, value in batch.items():
-        if name != "source":
-            get_logger().info(f"{name}: {list(value.shape)}")
+    for part, tensors in (("", batch), *((f"{k}.", v) for k, v in batch.items() if isinstance(v, dict))):
+        for name, value in tensors.items():
+            if isinstance(value, torch.Tensor):
+                get_logger().info(f"{part}{name}: {list(value.shape)}")
     values = task.step(batch, 0)
     get_logger().info(", ".join(f"{name} {float(value):.4g}" for name, value in values.items()))

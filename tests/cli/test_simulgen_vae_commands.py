@@ -200,7 +200,7 @@ def test_condition_file_of_every_key(place: Path, tmp_path: Path):
         ("analyze_latent", "--model results/my --steps 1", 2, "--steps 1"),
         ("prep_data", "--data absent.npy --check", 2, "absent.npy: no such file"),
         ("make_data", "--kind wave --nx 8 --ny 8", 2, "expected nx = 2 ny"),
-        ("make_data", "--kind wave --write_params speed", 2, "--write_params speed: expected some of cx cy"),
+        ("make_data", "--path new.h5 --kind wave --write_params speed", 2, "speed: expected some of cx cy"),
     ],
 )  # fmt: skip
 def test_exit_codes(place: Path, name: str, line: str, code: int, message: str):
