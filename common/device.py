@@ -151,6 +151,17 @@ def set_threads(num_threads: int) -> None:
         torch.set_num_threads(num_threads)
 
 
+@contextlib.contextmanager
+def few_threads(num_threads: int = 1) -> Iterator[None]:
+    """Use at most `num_threads` CPU threads inside: on small matrices more of them wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, num_threads))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def move(batch: Batch, device: torch.device) -> Batch:
     """Return `batch` (a tensor, or dicts, lists and tuples of them) on `device`, without blocking."""
     if isinstance(batch, torch.Tensor):

@@ -42,7 +42,10 @@ def field_net_contender(steps: int, num_folds: int) -> Contender:
     """Return the grid network, trained for `steps` steps, with `num_folds` folds held out."""
     options = field_net.FieldNetOptions(steps=steps)
     return Contender(
-        "field_net", lambda rows: field_net.fit_predictor(rows, options), num_folds=max(1, num_folds)
+        "field_net",
+        lambda rows: field_net.fit_predictor(rows, options),
+        num_folds=max(1, num_folds),
+        wide=True,
     )
 
 

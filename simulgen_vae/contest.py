@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from common.device import few_threads
 from common.log import get_logger
 from common.noise import torch_stream
 from simulgen_vae.field_metric import FieldMetric
@@ -39,6 +40,7 @@ class Contender:
         leave_one_out: fitted predictor and its rows -> held-out predictions [n, r_s, T]; None for networks.
         fit_fold: cheaper training for the folds; None = `fit`.
         num_folds: folds that are held out, at most `FOLDS`; rows of the others are not scored.
+        wide: its tensors are large enough for several CPU threads.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Contender:
     leave_one_out: Callable[[Any, TrainingSet], torch.Tensor] | None = None
     fit_fold: Callable[[TrainingSet], Predictor] | None = None
     num_folds: int = FOLDS
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -265,7 +268,8 @@ def run_contest(
     log = get_logger()
     candidates = {}
     for contender in contenders:
-        candidates[contender.name] = found = enter(contender, train, validation)
+        with few_threads(torch.get_num_threads() if contender.wide else 1):
+            candidates[contender.name] = found = enter(contender, train, validation)
         log.info("%s: fitted and scored by %s in %.1f CPU s", found.name, found.how, found.seconds)
     by_validation = next(iter(candidates.values())).how == "validation"
     rows = validation if by_validation else train

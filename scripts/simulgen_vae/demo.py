@@ -86,7 +86,7 @@ def layers(shown: str, out: Path, num: int) -> list[Row]:
 def train_and_measure(name: str, shown: str, out: Path, flags: list[str]) -> list[Row]:
     """Train, evaluate, and return the first two measured rows under the name of the data."""
     run_folder = ["--out", f"{shown}/{name}"]
-    train = [*flags, *run_folder, "--overwrite", "--no_tensorboard"]
+    train = [*flags, *run_folder, "--overwrite", "--no_tensorboard", "--threads", "1"]
     what = "train all predictors, let the best ship"
     seconds = demo.run_step(Step(what, "simulgen_vae/train.py", train))
     evaluate = ["--model", f"{shown}/{name}", "--out", f"{shown}/{name}_evaluation"]
