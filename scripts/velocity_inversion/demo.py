@@ -37,7 +37,7 @@ class Config:
     """How long to train."""
 
     train_cpu_s: float = option(demo_training().max_cpu_s, "of each of the two members", unit="CPU s")
-    num_train: int = option(200, "training samples")
+    num_train: int = option(240, "training samples")
 
 
 @dataclass(frozen=True)
