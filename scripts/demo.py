@@ -18,8 +18,8 @@ from common.files import require_writable, write_bytes
 PACKAGES = {
     "fault_seg": 150,
     "facies_gan": 180,
-    "velocity_inversion": 170,
-    "simulgen_vae": 150,
+    "velocity_inversion": 220,
+    "simulgen_vae": 170,
     "voxel_ode": 200,
 }
 

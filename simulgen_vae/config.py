@@ -265,14 +265,14 @@ def smoke() -> TrainConfig:
 def demo_wave() -> TrainConfig:
     """Return the training of the demo on the acoustic wave: numbers say all."""
     return TrainConfig(
-        epochs=20, lc_epochs=30, filters=(64, 48, 32, 24), ema=0.99, max_cpu_s=20.0, input_type="csv"
+        epochs=20, lc_epochs=30, filters=(64, 48, 32, 24), ema=0.99, max_cpu_s=10.0, input_type="csv"
     )
 
 
 def demo_advdiff() -> TrainConfig:
     """Return the training of the demo on heat through a layer: picture and numbers together."""
     return TrainConfig(
-        epochs=20, lc_epochs=12, filters=(64, 48, 32, 24), ema=0.99, max_cpu_s=15.0, fusion_encoder="vit"
+        epochs=20, lc_epochs=12, filters=(64, 48, 32, 24), ema=0.99, max_cpu_s=10.0, fusion_encoder="vit"
     )
 
 

@@ -90,7 +90,7 @@ def train_and_measure(name: str, shown: str, out: Path, flags: list[str]) -> lis
     what = "train all predictors, let the best ship"
     seconds = demo.run_step(Step(what, "simulgen_vae/train.py", train))
     evaluate = ["--model", f"{shown}/{name}", "--out", f"{shown}/{name}_evaluation"]
-    evaluate += ["--baselines", "rbf,krr,gpr_shared"]
+    evaluate += ["--baselines", "rbf,krr,gpr_shared", "--threads", "1"]
     demo.run_step(Step("measure on held-out runs", "simulgen_vae/evaluate.py", evaluate))
     found = report.load_rows(out / f"{name}_evaluation/results.json")
     return [
