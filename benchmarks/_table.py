@@ -1,7 +1,8 @@
 """Put every `benchmarks/results/*.json` into one Markdown table, `benchmarks/results/README.md`.
 
 A result is {"rows": [row], "machine": ..., "torch": ..., "seconds": ...}; a row has `what`, `value`, `unit`
-and, when it has to meet something, `target` (or `at_most`) or `at_least`.
+and, when it has to meet something, `target` (or `at_most`) or `at_least`. A file may hold
+several results by name.
 """
 
 from __future__ import annotations
@@ -30,17 +31,25 @@ def wanted(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def section(path: Path) -> list[str]:
-    """Return the lines of one benchmark's table."""
-    result = json.loads(path.read_text(encoding="utf-8"))
+    """Return the lines of one benchmark's tables."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    command = f"python benchmarks/{path.stem}.py"
+    if "rows" in found:
+        return table(path.stem, command, found)
+    return [
+        line
+        for n, result in found.items()
+        for line in table(f"{path.stem}: {n}", f"{command} --case {n}", result)
+    ]
+
+
+def table(title: str, command: str, result: Mapping[str, Any]) -> list[str]:
+    """Return the lines of one result's table."""
     facts = [str(result.get("machine", "")), f"torch {result.get('torch', '?')}"]
     if "seconds" in result:
         facts.append(f"{result['seconds']:g} s")
-    lines = [
-        f"## {path.stem}",
-        "",
-        f"`python benchmarks/{path.stem}.py`: {', '.join(filter(None, facts))}",
-        "",
-    ]
+    told = ", ".join(filter(None, facts))
+    lines = [f"## {title}", "", f"`{command}`: {told}", ""]
     lines += ["| what | value | unit | wanted | |", "|---|---:|---|---|---|"]
     for row in result["rows"]:
         target, verdict = wanted(row)

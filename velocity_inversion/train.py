@@ -58,7 +58,7 @@ class Data:
     statistics: Statistics
 
 
-def open_data(config: TrainConfig, seed: int, out: Path, *, resumed: bool) -> Data:
+def open_data(config: TrainConfig, seed: int, out: Path, *, resumed: bool, store: bool = True) -> Data:
     """Open and check the data; the split is stored in split.json and read back on resume.
 
     Raises:
@@ -86,7 +86,8 @@ def open_data(config: TrainConfig, seed: int, out: Path, *, resumed: bool) -> Da
         "select": [other.ids[i] for i in halves[0]],
         "calibrate": [other.ids[i] for i in halves[1]],
     }
-    _store_split(out / SPLIT_FILE, split, resumed=resumed)
+    if store:
+        _store_split(out / SPLIT_FILE, split, resumed=resumed)
     preprocessing = preprocessing_of(config)
     cache = config.cache_dir if config.cache_data else None
     held_out = partial(ShotDataset, other, preprocessing, cache_dir=cache, training=True)
@@ -142,9 +143,11 @@ def train(config: TrainConfig, options: TrainOptions, origins: dict[str, str] | 
     advice = "lower --batch_size, set --cache_data false, or add --gradient_checkpointing"
     with machine(options) as device, devices.explain_out_of_memory(advice):
         with distributed.shared_errors():
-            if distributed.is_main():
+            if distributed.is_main() and not options.dry_run:
                 require_writable(options.out)
-            data = open_data(config, options.seed, options.out, resumed=bool(options.resume))
+            data = open_data(
+                config, options.seed, options.out, resumed=bool(options.resume), store=not options.dry_run
+            )
         if options.dry_run:
             _describe(config, options, data, device)
             return None
