@@ -65,7 +65,17 @@ def wave(shown: str, out: Path, num: int) -> list[Row]:
     make = ["--kind", "wave", "--num", str(num), "--path", data, "--no_figures", "--overwrite"]
     demo.run_step(Step("waves past an anomaly", "simulgen_vae/make_data.py", make))
     rows = train_and_measure("wave", shown, out, ["--data", data, "--preset", "demo_wave"])
-    invert = ["--model", f"{shown}/wave", "--target_row", "0", "--starts", "4", "--steps", "100"]
+    invert = [
+        "--model",
+        f"{shown}/wave",
+        "--target_row",
+        "0",
+        "--starts",
+        "4",
+        "--steps",
+        "100",
+        "--overwrite",
+    ]
     what = "which anomaly made this wave?"
     demo.run_step(Step(what, "simulgen_vae/invert.py", [*invert, "--out", f"{shown}/wave_inverted"]))
     return rows
@@ -78,7 +88,8 @@ def layers(shown: str, out: Path, num: int) -> list[Row]:
     make += ["--write_params", *NUMBERS, "--no_figures", "--overwrite"]
     demo.run_step(Step("hot fluid through a layer", "simulgen_vae/make_data.py", make))
     rows = train_and_measure("advdiff", shown, out, ["--data", data, "--preset", "demo_advdiff"])
-    export = ["--model", f"{shown}/advdiff", "--to", "torch_export", "--out", f"{shown}/advdiff_export"]
+    export = ["--model", f"{shown}/advdiff", "--to", "torch_export", "--overwrite"]
+    export += ["--out", f"{shown}/advdiff_export"]
     demo.run_step(Step("one graph: inputs to field", "simulgen_vae/export.py", export))
     return rows
 
