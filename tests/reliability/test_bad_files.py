@@ -41,6 +41,7 @@ class Reader:
 
 TRAIN = {name: f"{case.train} {QUIET} --out bad" for name, case in BY_NAME.items()}
 RAW = ("garbage", "zeroed")  # any bytes of the right number are a legal raw file
+OPTIONAL = ("missing", "folder")  # without the file there is another way to go on
 SIZES = "--n1 20 --n2 16 --n3 24"
 FAULT_INFER = "--output out/x --no_figures --device cpu --threads 1 --model run/last.ckpt --overwrite"
 FACIES_GENERATE = "--how_many 1 --out_path out --device cpu --threads 1 --overwrite"
@@ -60,9 +61,9 @@ READERS = (
     Reader("simulgen_vae", "train", TRAIN["simulgen_vae"], "d.h5"),
     Reader("simulgen_vae", "prep_data", "--data u.npy --check", "u.npy"),
     Reader("facies_gan", "prep_data", "--input_path d --check", "d/facies/xz_crossline_000.png"),
-    Reader("facies_gan", "prep_data", "--input_path d --check", "d/wells/wells_mapping.npz", ("missing",)),
-    Reader("facies_gan", "prep_data", "--input_path d --check", "d/palette.json", ("missing",)),
-    Reader("facies_gan", "generate", f"--model_path run {FACIES_GENERATE}", "run/model.pt"),
+    Reader("facies_gan", "prep_data", "--input_path d --check", "d/wells/wells_mapping.npz", OPTIONAL),
+    Reader("facies_gan", "prep_data", "--input_path d --check", "d/palette.json", OPTIONAL),
+    Reader("facies_gan", "generate", f"--model_path run {FACIES_GENERATE}", "run/model.pt", OPTIONAL),
     Reader("facies_gan", "generate", f"--model_path run --hard_data w.csv {FACIES_GENERATE}", "w.csv"),
     Reader("velocity_inversion", "train", TRAIN["velocity_inversion"], "d/train/data1.npy"),
     Reader("velocity_inversion", "train", TRAIN["velocity_inversion"], "d/train/model1.npy"),
@@ -157,5 +158,5 @@ def test_broken_file(places: dict[str, Path], reader: Reader, way: str):
         kept.replace(path)
     assert code in (2, 3), f"{code}: {said[-1500:]}"
     message = error_line(said)
-    named = path.name if way != "missing" else reader.file.split("/")[0].split(".")[0]
+    named = path.stem if way != "missing" else reader.file.split("/")[0].split(".")[0]
     assert named in message, message
