@@ -162,3 +162,16 @@ def test_peak_memory_counts_bytes():
     """The peak of a process that holds torch is more than 50 MB and less than the machine's memory."""
     assert 50e6 < devices.peak_memory_bytes(CPU) < 1e12
     devices.synchronize(CPU)
+
+
+def test_few_threads_are_given_back():
+    """Inside there is one thread; the number from before returns, also after an error."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ValueError), devices.few_threads():
+            assert torch.get_num_threads() == 1
+            raise ValueError
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
