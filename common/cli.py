@@ -307,9 +307,12 @@ def main(function: Callable[[Sequence[str]], int | None], argv: Sequence[str] | 
     Errors that a user can cause become one line on stderr; one that all ranks share is said by rank 0 only.
     A bug keeps its traceback (exit code 1), recorded for torchrun.
     """
-    from common.distributed import record
+    from common.distributed import launched, leave, record
 
-    sys.exit(record(_exit_code)(function, sys.argv[1:] if argv is None else argv))
+    code = record(_exit_code)(function, sys.argv[1:] if argv is None else argv)
+    if launched():
+        leave(code)
+    sys.exit(code)
 
 
 def _exit_code(function: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:

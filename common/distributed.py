@@ -6,14 +6,16 @@ nothing, so that callers need no second code path.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import datetime
 import inspect
 import itertools
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -39,6 +41,19 @@ def launched() -> bool:
 def local_rank() -> int | None:
     """Return the rank on this node, or None when no launcher started this process."""
     return int(os.environ.get("LOCAL_RANK", "0")) if launched() else None
+
+
+def leave(code: int) -> NoReturn:
+    """End this process, one of several, with `code` once its exit handlers have run and its outputs are out.
+
+    The interpreter is not taken down: a worker thread of gloo that still drops a tensor at that moment asks
+    for the interpreter's lock, which ends the process with SIGABRT after all its work is done.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or None
+            stream.flush()
+    os._exit(code)
 
 
 @contextlib.contextmanager

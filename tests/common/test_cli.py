@@ -253,6 +253,21 @@ def test_returned_exit_codes(returned: int | None, code: int):
     assert run(lambda: cli.main(lambda _argv: returned, [])) == code
 
 
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_rank_leaves_without_taking_the_interpreter_down(code: int):
+    """A launched process keeps its exit code, output and exit handlers; nothing is torn down after them."""
+
+    script = (
+        "import atexit, os, sys\nfrom common.cli import main\n"
+        "class Late:\n    def __del__(self, end=os._exit): end(99)\n"  # as an abort in the tear-down would
+        "sys.late = Late()\natexit.register(print, 'handler ran')\n"
+        f"main(lambda argv: print('said') or {code}, [])"
+    )
+    launched = {**os.environ, "RANK": "0", "WORLD_SIZE": "2"}
+    ended = subprocess.run([sys.executable, "-c", script], env=launched, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (code, "said\nhandler ran\n"), ended.stderr
+
+
 def test_shared_errors_are_said_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Of an error that all ranks share only rank 0 speaks; a rank's own error is said by that rank."""
     monkeypatch.setattr(cli.time, "sleep", lambda _s: None)
