@@ -256,7 +256,6 @@ def test_returned_exit_codes(returned: int | None, code: int):
 @pytest.mark.parametrize("code", [0, 3])
 def test_a_rank_leaves_without_taking_the_interpreter_down(code: int):
     """A launched process keeps its exit code, output and exit handlers; nothing is torn down after them."""
-
     script = (
         "import atexit, os, sys\nfrom common.cli import main\n"
         "class Late:\n    def __del__(self, end=os._exit): end(99)\n"  # as an abort in the tear-down would
