@@ -61,7 +61,13 @@ class Upwind:
         """Return the step of the flux feature."""
         masks = batch["masks"]
         geometry = flux_geometry(
-            batch["rock"], batch["porosity"][:, 0], masks[:, 1], batch["cell_size"], batch["dt_s"]
+            batch["rock"],
+            batch["porosity"][:, 0],
+            masks[:, 1],
+            batch["cell_size"],
+            batch["dt_s"],
+            batch["well_source"][:, 0],
+            batch["injection_c"],
         )
 
         def step(state: torch.Tensor) -> torch.Tensor:

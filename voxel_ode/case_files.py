@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +39,25 @@ def case_of(sim: PreppedSim, first_state: int = -1) -> Case:
             f"{sim.path}: not made by this generator ({found}, cell size {sim.cell_size_m}), so its "
             "simulator cannot run it again; use --verify false"
         )
+    values = physical(sim.params)
+    return replace(
+        flow_case(sim, first_state),
+        injection_temperature_c=values["injection_temperature"],
+        rock_conductivity_w_mk=values["rock_conductivity"],
+    )
+
+
+def flow_case(sim: PreppedSim, first_state: int = -1) -> Case:
+    """Return what the flow of water needs of any simulation; what heat needs besides is NaN.
+
+    Args:
+        sim: an open raw or prepped file with a cell size, of any simulator.
+        first_state: as in `case_of`.
+    """
+    assert sim.cell_size_m is not None, "the caller checks it"
     static = dict(zip(STATIC_NAMES, sim.static().astype(np.float64), strict=True))
     active, flow = (mask > 0 for mask in sim.masks()[:2])
     pressure, temperature = sim.states(first_state, first_state + 1)[0].astype(np.float64)
-    values = physical(sim.params)
     return Case(
         cell_size_m=sim.cell_size_m,
         active=active,
@@ -51,8 +67,8 @@ def case_of(sim: PreppedSim, first_state: int = -1) -> Case:
         temperature0_c=np.where(active, temperature, 0.0),
         fault_id=np.where(active, static["FaultId"], 0).astype(np.int32),
         wells=sim.wells,
-        injection_temperature_c=values["injection_temperature"],
-        rock_conductivity_w_mk=values["rock_conductivity"],
+        injection_temperature_c=float("nan"),
+        rock_conductivity_w_mk=float("nan"),
         params=np.asarray(sim.params),
         param_names=tuple(sim.param_names),
     )

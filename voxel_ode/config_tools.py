@@ -7,6 +7,7 @@ from pathlib import Path
 
 from common.cli import option
 from voxel_ode.energy import OBJECTIVES
+from voxel_ode.flux import WATER_RANGE_C
 
 INITS = ("output0", "initial")
 BASELINES = ("copy", "ridge1", "ridge3", "linear", "upwind", "fno")
@@ -90,6 +91,9 @@ class RolloutConfig(Placement):
     init: str = option(
         "output0", "begin with the file's first output, or with its initial state", choices=INITS
     )
+    injection_temperature: float | None = option(
+        None, "of the injected water; none = as the file's parameters or outputs tell", unit="deg C"
+    )
     save_path: Path = option(Path("./predictions.h5"), "file, or folder for several simulations")
     steps: int = option(0, "states in the result; 0 = those of the file, 30 without outputs", unit="years")
     batch_sims: int = option(1, "scenarios of equal grid at once")
@@ -105,6 +109,9 @@ class RolloutConfig(Placement):
         if not self.prepped_sim_path:
             raise ValueError("--prepped_sim_path: missing; name a prepped or raw simulation or a folder")
         require_checkpoint(self.ckpt_path)
+        told = self.injection_temperature
+        if told is not None and not 0 <= told <= WATER_RANGE_C[1]:
+            raise ValueError(f"--injection_temperature {told:g}: expected 0 to {WATER_RANGE_C[1]:g} deg C")
         if self.steps < 0 or self.batch_sims < 1:
             raise ValueError(
                 f"--steps {self.steps}, --batch_sims {self.batch_sims}: expected 0 or more, 1 or more"

@@ -11,25 +11,16 @@ import torch
 from voxel_ode.model import Scales
 from voxel_ode.normalize import Normalizer
 from voxel_ode.prepped import PreppedSim
-from voxel_ode.schema import SCALAR_NAMES
-from voxel_ode.units import WATER_HEAT_CAPACITY
 
 WIDENED = 0.5  # of the trained range, on either side
 NOTICED = 1e-4  # of a standard deviation: a smaller correction is rounding
-_INJECTED = SCALAR_NAMES.index("FieldEnergyInjectionRate")
 
 
 def injection_estimate_c(sim: PreppedSim, normalizer: Normalizer, first: int = 0) -> float:
-    """Return what injectors bring, deg C: energy over c_w q of the given year, else below all trained on.
-
-    Args:
-        sim: the simulation.
-        normalizer: of the training data.
-        first: state that is given; a forecast from the initial one (-1) knows no year's energy.
-    """
-    rate = float(sim.wells.total_rates_kg_s[0])
-    if first >= 0 and sim.t_valid and rate > 0:
-        return float(sim.scalars[0, _INJECTED]) / (rate * WATER_HEAT_CAPACITY)
+    """Return what injectors bring, deg C, as far as `first` knows; else below all that was trained on."""
+    known = sim.injection_c(first)
+    if math.isfinite(known):
+        return known
     low, high = widened_range(normalizer, "Temperature")
     return low if math.isfinite(high) else -math.inf
 

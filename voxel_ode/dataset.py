@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch.utils.data import Dataset
 
 from common import distributed
 from common.errors import DataError, UserError
+from common.files import read_json
 from common.log import get_logger
 from common.noise import numpy_stream, torch_stream
 from common.sampling import Draw
@@ -221,12 +221,7 @@ def read_stats(path: Path) -> dict[str, Any]:
 
 
 def _read_json(path: Path, advice: str) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); {advice}") from error
-    except ValueError as error:
-        raise DataError(f"{path}: no valid JSON ({error}); {advice}") from error
+    value = read_json(path, advice)
     if not isinstance(value, dict):
         raise DataError(f"{path}: holds a {type(value).__name__}, expected an object; {advice}")
     return value

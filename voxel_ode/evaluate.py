@@ -166,7 +166,7 @@ def evaluate(config: EvaluateConfig, options: MachineOptions, out: Path) -> list
 
 
 def _require_same_data(models: Sequence[Model], root: Path) -> None:
-    normalizer = Normalizer.from_stats(read_stats(root / "stats.json"))
+    normalizer = Normalizer.from_stats(read_stats(root / "stats.json"), root / "stats.json")
     for model in models:
         other = model.normalizer.difference(normalizer)
         if other:

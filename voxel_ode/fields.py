@@ -24,6 +24,7 @@ class Fields:
         well_source: kg/s that each cell receives, [B, 1, ...].
         cell_size: (dz, dy, dx) in m, [B, 3].
         dt_s: length of a step, [B].
+        injection_c: temperature of what injectors bring, deg C, [B]; NaN when unknown.
         origin: first cell (z, y, x) in the full grid, int64 [B, 3].
         well_rates: total injection and production, kg/s, [B, 2].
         well_now: well features at t, deg C and bar, [B, 6].
@@ -41,6 +42,7 @@ class Fields:
     well_source: torch.Tensor
     cell_size: torch.Tensor
     dt_s: torch.Tensor
+    injection_c: torch.Tensor
     origin: torch.Tensor
     well_rates: torch.Tensor
     well_now: torch.Tensor
@@ -64,6 +66,7 @@ class Fields:
             well_source=batch["well_source"],
             cell_size=batch["cell_size"],
             dt_s=batch["dt_s"],
+            injection_c=batch["injection_c"],
             origin=batch["origin"],
             well_rates=batch["well_rates"],
             well_now=batch["well_features"][:, k],

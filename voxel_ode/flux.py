@@ -13,7 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
-from voxel_ode.units import MILLIDARCY, PASCAL_PER_BAR, ROCK_VOLUMETRIC_HEAT, WATER_VOLUMETRIC_HEAT
+from voxel_ode.units import (
+    MILLIDARCY,
+    PASCAL_PER_BAR,
+    ROCK_VOLUMETRIC_HEAT,
+    WATER_DENSITY,
+    WATER_VOLUMETRIC_HEAT,
+)
 from voxel_ode.water import density_kg_m3, viscosity_pa_s
 
 GRAVITY = 9.81  # m/s2
@@ -32,11 +38,15 @@ class FluxGeometry:
             cell and where water does not flow), [B, D, H, W] each.
         sensitivity: dt C / (V bulk), the inflow number of 1 m3/s, s/m3, [B, D, H, W], 0 off flow cells.
         height_m: dz, [B, 1, 1, 1].
+        injected: inflow number of the injectors' water, [B, D, H, W]; 0 where its temperature is unknown.
+        injection_c: its temperature, deg C, [B, 1, 1, 1].
     """
 
     faces: Sequence[torch.Tensor]
     sensitivity: torch.Tensor
     height_m: torch.Tensor
+    injected: torch.Tensor
+    injection_c: torch.Tensor
 
 
 def flux_geometry(
@@ -45,6 +55,8 @@ def flux_geometry(
     flow: torch.Tensor,
     cell_size_m: torch.Tensor,
     dt_s: torch.Tensor,
+    source_kg_s: torch.Tensor,
+    injection_c: torch.Tensor,
 ) -> FluxGeometry:
     """Return the geometry of the flow.
 
@@ -54,6 +66,8 @@ def flux_geometry(
         flow: 1 on cells with water, [B, D, H, W].
         cell_size_m: (dz, dy, dx), [B, 3].
         dt_s: length of a step, [B].
+        source_kg_s: water that each cell receives from wells, [B, D, H, W].
+        injection_c: temperature of what injectors bring, deg C, [B]; NaN when unknown.
     """
     water = flow > 0
     sizes = cell_size_m.unbind(1)
@@ -67,7 +81,9 @@ def flux_geometry(
     phi = torch.where(water, porosity, 0.0)
     bulk = phi * WATER_VOLUMETRIC_HEAT + (1 - phi) * ROCK_VOLUMETRIC_HEAT
     sensitivity = torch.where(water, _cells(dt_s * WATER_VOLUMETRIC_HEAT / volume) / bulk, 0.0)
-    return FluxGeometry(faces, sensitivity, _cells(sizes[0]))
+    known = torch.isfinite(injection_c)
+    injected = source_kg_s.clamp(min=0.0) / WATER_DENSITY * sensitivity * _cells(known.to(sensitivity))
+    return FluxGeometry(faces, sensitivity, _cells(sizes[0]), injected, _cells(injection_c.nan_to_num()))
 
 
 def _cells(values: torch.Tensor) -> torch.Tensor:
@@ -115,15 +131,19 @@ def inflow_numbers(geometry: FluxGeometry, flows: Sequence[torch.Tensor]) -> lis
     return [[previous_cell(f, i).relu() * s, (-f).relu() * s] for i, f in enumerate(flows)]
 
 
-def upwind(temperature_c: torch.Tensor, inflow: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
+def upwind(
+    geometry: FluxGeometry, temperature_c: torch.Tensor, inflow: Sequence[Sequence[torch.Tensor]]
+) -> torch.Tensor:
     """Return the temperature after the step, from some sweeps over the implicit upwind equations.
 
-    X = T, then X <- (T + sum_j a_j X_j) / (1 + sum_j a_j) with the neighbours j that water comes from.
+    X = T, then X <- (T + a_w T_inj + sum_j a_j X_j) / (1 + a_w + sum_j a_j) with the neighbours j that water
+    comes from and the injectors' water a_w.
     """
-    total = torch.stack([a for pair in inflow for a in pair]).sum(0)
+    total = torch.stack([geometry.injected, *(a for pair in inflow for a in pair)]).sum(0)
+    given = temperature_c + geometry.injected * geometry.injection_c
     x = temperature_c
     for _ in range(SWEEPS):
-        carried = temperature_c
+        carried = given
         for axis, (from_before, from_next) in enumerate(inflow):
             carried = carried + from_before * previous_cell(x, axis) + from_next * next_cell(x, axis)
         x = carried / (1 + total)
@@ -145,9 +165,9 @@ def flux_features(
     """
     inflow = inflow_numbers(geometry, face_flows(geometry, pressure_bar, temperature_c))
     total = torch.stack([a for pair in inflow for a in pair]).sum(0)
-    return upwind(temperature_c, inflow) - temperature_c, total
+    return upwind(geometry, temperature_c, inflow) - temperature_c, total
 
 
 def source_number(source_kg_s: torch.Tensor, geometry: FluxGeometry) -> torch.Tensor:
     """Return asinh of the inflow number of the wells' water in each cell, [B, D, H, W]."""
-    return torch.asinh(source_kg_s / 1000.0 * geometry.sensitivity)
+    return torch.asinh(source_kg_s / WATER_DENSITY * geometry.sensitivity)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from common.arrays import open_npz
 from common.errors import DataError
 from common.files import atomic_path
 from common.log import get_logger
@@ -262,11 +263,13 @@ def _read_npz(path: Path) -> tuple[PatchIndex, str]:
             raise DataError(
                 f"{path}: declares {declared} bytes, above {_MAX_NPZ_BYTES}; run prep_data.py again"
             )
-        with np.load(path, allow_pickle=False) as stored:
-            paths, said = [str(p) for p in stored["sim_paths"]], str(stored["jsonl_sha256"])
-            columns = {name: stored[name].astype(kind, copy=False) for name, kind in _COLUMNS.items()}
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+    except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: damaged index ({error}); delete it or run prep_data.py again") from error
+    with open_npz(path, "delete it or run prep_data.py again") as stored:
+        paths, said = [str(p) for p in stored["sim_paths"]], str(stored["jsonl_sha256"])
+        columns = {name: stored[name].astype(kind, copy=False) for name, kind in _COLUMNS.items()}
+    if any(not np.isfinite(c).all() for c in columns.values()):
+        raise DataError(f"{path}: holds NaN or infinite weights; run prep_data.py again")
     n = len(columns["sim"])
     if any(c.shape != ((n, 6) if name == "box" else (n,)) for name, c in columns.items()):
         raise DataError(f"{path}: columns of different lengths; run prep_data.py again")

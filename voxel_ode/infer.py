@@ -101,6 +101,13 @@ def infer(
                 require_same_stats(models, config.stats_path)
             calibration = load_calibration(config.intervals, models) if config.intervals else None
             sims = open_sims(config.prepped_sim_path)
+            for sim in sims:
+                sim.told_injection_c = config.injection_temperature
+                if config.init == "initial" and not np.isfinite(sim.injection_c(-1)):
+                    get_logger().warning(
+                        f"{sim.path}: nothing tells how warm the injected water is, so cells at injectors "
+                        "cool late; give --injection_temperature"
+                    )
             for model in models:
                 for sim in sims:
                     model.require_fit(sim)

@@ -7,7 +7,6 @@ width of an interval that covers a share 1 - alpha of cells like those (Vovk et 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 
 from common.errors import DataError
-from common.files import write_json
+from common.files import read_json, write_json
 from voxel_ode.loading import Model
 
 SCHEMA = "strata.voxel_ode.calibration/1"
@@ -89,7 +88,7 @@ def load_calibration(path: Path, models: Sequence[Model]) -> Calibration:
         DataError: it cannot be read, or is of other networks.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path, "run evaluate.py --calibrate again")
         if document.pop("schema") != SCHEMA:
             raise ValueError("another schema")
         found = Calibration(**document)
@@ -98,8 +97,6 @@ def load_calibration(path: Path, models: Sequence[Model]) -> Calibration:
         )
         if not good:
             raise ValueError("negative or no factors")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); run evaluate.py --calibrate") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path}: no calibration of evaluate.py ({error}); run evaluate.py --calibrate again"

@@ -48,6 +48,7 @@ def make_item(
         origin int64 [3]: first cell (z, y, x) in the grid; grid_shape int64 [3].
         cell_size [3]: dz, dy, dx, m; zeros when unknown.
         dt_s []: length of a step, s.
+        injection_c []: temperature of what injectors bring, deg C; NaN when unknown.
         wells_complete bool []: the patch holds all well cells; t int64 [].
         source (str): file, time and place.
 
@@ -92,6 +93,7 @@ def make_item(
         "grid_shape": torch.tensor(sim.shape),
         "cell_size": torch.tensor(sim.cell_size_m or (0.0, 0.0, 0.0)),
         "dt_s": torch.tensor(sim.dt_s, dtype=torch.float32),
+        "injection_c": torch.tensor(sim.injection_c(t), dtype=torch.float32),
         "wells_complete": torch.tensor(bool(sim.wells.inside(box).all())),
         "t": torch.tensor(t),
         "source": describe(sim, t, box),

@@ -80,11 +80,11 @@ def load(path: str | Path, device: str | torch.device = "cpu", *, precision: str
     """
     path = Path(path)
     found = checkpoints.load(path, package=PACKAGE, kinds=(KIND,))
-    normalizer = Normalizer.from_dict(found.normalization)
     try:
+        normalizer = Normalizer.from_dict(found.normalization)
         network = VoxelAutoRegressor(model_config(found.config), normalizer)
         network.load_state_dict(found.state_dict)
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError, DataError) as error:
         first = str(error).split("\n")[0]
         raise DataError(f"{path}: its weights do not fit its config ({first}); use another file") from error
     device = devices.resolve_device(str(device))
@@ -148,7 +148,7 @@ def require_same_stats(models: Sequence[Model], stats_path: Path) -> None:
     Raises:
         DataError: a number or the data set's hash differs, or the file cannot be read.
     """
-    normalizer = Normalizer.from_stats(read_stats(stats_path))
+    normalizer = Normalizer.from_stats(read_stats(stats_path), stats_path)
     for model in models:
         other = model.normalizer.difference(normalizer)
         if not other and model.normalizer.dataset_id != normalizer.dataset_id:

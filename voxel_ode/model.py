@@ -189,8 +189,17 @@ class VoxelAutoRegressor(nn.Module):
         geometry = None
         if self.config.flux_inputs:
             rock, porosity = frame.embed(fields.rock), frame.embed(fields.porosity)[:, 0]
-            geometry = flux.flux_geometry(rock, porosity, masks[:, 1], fields.cell_size, fields.dt_s)
-            source = flux.source_number(frame.embed(fields.well_source)[:, 0], geometry)
+            source_kg_s = frame.embed(fields.well_source)[:, 0]
+            geometry = flux.flux_geometry(
+                rock,
+                porosity,
+                masks[:, 1],
+                fields.cell_size,
+                fields.dt_s,
+                source_kg_s,
+                fields.injection_c,
+            )
+            source = flux.source_number(source_kg_s, geometry)
             inputs = torch.cat([inputs, source[:, None]], dim=1)
         inputs = like_weights(inputs)
         return StaticFeatures(

@@ -7,6 +7,7 @@ Whatever lies off its domain is 0 after normalisation: pressure, permeability an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,17 +80,15 @@ class Normalizer:
     dataset_id: str
 
     @classmethod
-    def from_stats(cls, stats: dict[str, Any]) -> Normalizer:
-        """Return the maps that a stats.json describes.
+    def from_stats(cls, stats: dict[str, Any], where: str | Path = "stats.json") -> Normalizer:
+        """Return the maps that a stats.json, named `where` in errors, describes.
 
         Raises:
             DataError: it has another schema or misses an entry.
         """
         schema = stats.get("schema") if isinstance(stats, dict) else None
         if schema != STATS_SCHEMA:
-            raise DataError(
-                f"stats.json: schema {schema!r}, expected {STATS_SCHEMA!r}; run prep_data.py again"
-            )
+            raise DataError(f"{where}: schema {schema!r}, expected {STATS_SCHEMA!r}; run prep_data.py again")
         try:
             mean, std, transforms = stats["mean"], stats["std"], stats["transforms"]
             return cls.from_dict(
@@ -111,7 +110,9 @@ class Normalizer:
                 }
             )
         except (KeyError, TypeError) as error:
-            raise DataError(f"stats.json: no entry {error}; run prep_data.py again") from error
+            raise DataError(f"{where}: no entry {error}; run prep_data.py again") from error
+        except DataError as error:
+            raise DataError(f"{where}: {error}; run prep_data.py again") from error
 
     def state_dict(self) -> dict[str, Any]:
         """Return the maps as plain lists, numbers and strings."""
@@ -237,7 +238,10 @@ def _grid(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 def _tensor(name: str, values: Any, count: int) -> torch.Tensor:
-    array = np.asarray(values, dtype=np.float64)
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"normalisation: {name} is {str(values)[:80]}, expected {count} numbers") from error
     if array.shape != (count,) or not np.isfinite(array).all():
         raise DataError(f"normalisation: {name} is {values}, expected {count} finite numbers")
     if name.endswith(("_std", "delta_rms")) and (array <= 0).any():

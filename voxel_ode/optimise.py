@@ -23,6 +23,7 @@ from voxel_ode.model import StaticFeatures
 from voxel_ode.prepped import PreppedSim
 from voxel_ode.regions import active_boxes, reach_in_coarse_cells
 from voxel_ode.rollout import crop, fields_of
+from voxel_ode.startup import well_responses
 from voxel_ode.wells import Box, WellReader, Wells
 
 INJECTED, PRODUCED, TOTAL = 0, 1, 2
@@ -127,6 +128,9 @@ class RateForecast:
         self.share = torch.from_numpy(wells.weight).float().to(device)
         self.sign = torch.from_numpy(wells.sign.astype(np.float32)).to(device)
         self.rate = torch.from_numpy(wells.rate_kg_s).float().to(device)
+        responses = torch.from_numpy(well_responses(sim, self.first)).to(device)
+        std = model.normalizer.grid_std[0].to(device)
+        self.responses = responses[(slice(None), *self.box)] / std  # normalised pressure a unit of factor
         self.weights = torch.from_numpy(discount_factors(config.horizon, config.discount_rate)).to(device)
         names = model.normalizer.static_channels
         self.rate_channel = names.index("InjRate") if "InjRate" in names else None
@@ -176,7 +180,7 @@ class RateForecast:
         fields, reader = self._with_factors(factors)
         network = self.model.network
         fixed = network.static_features(fields)
-        state, total = fields.state, fields.previous_total
+        state, total = self._answered(fields.state, factors), fields.previous_total
         scales = network.scales
         well_now = reader.features(*scales.physical(state).unbind(1))
         value, excess = torch.zeros((), dtype=torch.float64, device=state.device), state.new_zeros(())
@@ -189,6 +193,11 @@ class RateForecast:
             excess = excess + self._excess(scales.physical(state)[:, 0], fields.masks[:, 1])
             well_now, total = well_next, rates[:, TOTAL]
         return value * float(self.sim.dt_s), excess / self.config.horizon
+
+    def _answered(self, state: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+        """Return the first state with the pressure as the changed rates make it within the year."""
+        change = torch.einsum("w,wzyx->zyx", factors.to(state) - 1.0, self.responses)
+        return torch.cat([state[:, :1] + change, state[:, 1:]], dim=1)
 
     def _year(
         self,

@@ -17,7 +17,15 @@ import numpy as np
 
 from common.errors import DataError
 from common.files import atomic_path
-from voxel_ode.h5_files import attribute, dataset_of, has_dataset, open_h5, reading, require_numbers
+from voxel_ode.h5_files import (
+    attribute,
+    dataset_of,
+    has_dataset,
+    open_h5,
+    reading,
+    require_budget,
+    require_numbers,
+)
 from voxel_ode.metrics import CELL_MEASURES, CHANNELS, cell_scores, energy_imbalance, stored_heat_j
 from voxel_ode.prep_file import active_chunks
 from voxel_ode.prepped import PreppedSim
@@ -36,6 +44,7 @@ from voxel_ode.wells import Wells
 SCHEMA = "strata.voxel_ode.predictions/1"
 SPREAD = ("std", "p10", "p50", "p90")
 CHUNK = 16
+MAX_TABLE_GB = 64.0  # as a prepped file may declare
 _STORAGE: dict[str, Any] = {"compression": "lzf", "shuffle": True, "fletcher32": True}
 
 
@@ -253,24 +262,25 @@ def open_predictions(path: str | Path) -> Predictions:
         num_truth = 0
         truth = np.zeros((0, len(SCALAR_NAMES)))
         if has_dataset(file, "ground_truth/outputs_grid"):
-            num_truth = dataset_of(file, "ground_truth/outputs_grid").shape[0]
+            known = dataset_of(file, "ground_truth/outputs_grid")
+            require_numbers(known, (None, 2, *shape))
+            num_truth = known.shape[0]
             truth = _scalars(file, "ground_truth", units, dt_s)
-        cells = dataset_of(file, "site/wells/cells")[()]
+        cells = _numbers(file, "site/wells/cells", None, 4)
         wells = Wells(
-            dataset_of(file, "site/wells/sign")[()],
-            dataset_of(file, "site/wells/rate")[()],
+            _numbers(file, "site/wells/sign", None),
+            _numbers(file, "site/wells/rate", None),
             cells[:, :3].astype(np.int32),
             cells[:, 3],
-            dataset_of(file, "site/wells/cell_well")[()],
+            _numbers(file, "site/wells/cell_well", None),
         )
-        require_numbers(dataset_of(file, "site/masks"), (3, *shape))
         return Predictions(
             path=path,
             num_states=int(num_states),
             num_truth=int(num_truth),
             first_predicted=attribute(file, "first_predicted_index", int) or 0,
-            masks=dataset_of(file, "site/masks")[()],
-            initial=dataset_of(file, "site/initial")[()].astype(np.float64),
+            masks=_numbers(file, "site/masks", 3, *shape),
+            initial=_numbers(file, "site/initial", 2, *shape).astype(np.float64),
             wells=wells,
             scalars=_scalars(file, "predicted", units, dt_s),
             truth_scalars=truth,
@@ -280,7 +290,15 @@ def open_predictions(path: str | Path) -> Predictions:
         )
 
 
+def _numbers(file: h5py.File, name: str, *shape: int | None) -> np.ndarray:
+    """Return a dataset of real numbers of `shape`; None stands for any length."""
+    data = dataset_of(file, name)
+    require_numbers(data, shape)
+    require_budget(file.filename, [data], MAX_TABLE_GB)
+    return data[()]
+
+
 def _scalars(file: h5py.File, group: str, units: System, dt_s: float) -> np.ndarray:
-    table = dataset_of(file, f"{group}/outputs_scalar")[()]
+    table = _numbers(file, f"{group}/outputs_scalar", None, len(SCALAR_NAMES))
     columns = [to_internal(name, table[:, i], units, dt_s) for i, name in enumerate(SCALAR_NAMES)]
     return np.stack(columns, axis=1)

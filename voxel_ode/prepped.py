@@ -29,15 +29,18 @@ from voxel_ode.h5_files import (
     require_budget,
     require_numbers,
 )
+from voxel_ode.parameters import PARAM_NAMES, physical
 from voxel_ode.raw import DT_DAYS, MAX_MEMORY_GB, RawFile
 from voxel_ode.raw_inputs import depth_fraction
 from voxel_ode.schema import INPUT_NAMES, SCALAR_NAMES, SENTINEL, STATIC_NAMES, WELL_FEATURE_NAMES
+from voxel_ode.units import WATER_HEAT_CAPACITY
 from voxel_ode.wells import Box, Wells
 
 PREPPED_SCHEMA = "strata.voxel_ode.prepped/1"
 SUFFIX = ".prepped.h5"
 GRID_DATASETS = ("static", "masks", "outputs_grid", "initial")
 Shape = tuple[int, int, int]
+_INJECTED = SCALAR_NAMES.index("FieldEnergyInjectionRate")
 
 
 @dataclass
@@ -59,6 +62,7 @@ class PreppedSim:
         slabs: runs (z0, z1) of layers with active cells.
         source_sha256: of the raw file; "" when that was read directly.
         warnings: what was odd about the raw file.
+        told_injection_c: temperature of what injectors bring, deg C, when the user tells it.
         arrays: grids held in memory, by dataset name; empty when they are read from the file.
     """
 
@@ -77,6 +81,7 @@ class PreppedSim:
     slabs: list[tuple[int, int]]
     source_sha256: str = ""
     warnings: tuple[str, ...] = ()
+    told_injection_c: float | None = None
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     _handle: tuple[int, h5py.File] | None = field(default=None, repr=False)
 
@@ -90,6 +95,20 @@ class PreppedSim:
         """The box of the whole grid."""
         z, y, x = self.shape
         return slice(0, z), slice(0, y), slice(0, x)
+
+    def injection_c(self, first: int = 0) -> float:
+        """Return what injectors bring, deg C: as told, else the parameter, else heat over c_w q of a year.
+
+        NaN when nothing tells; a forecast from the initial state (`first` -1) knows no year's heat.
+        """
+        if self.told_injection_c is not None:
+            return self.told_injection_c
+        if tuple(self.param_names) == PARAM_NAMES:
+            return physical(self.params)["injection_temperature"]
+        rate = float(self.wells.total_rates_kg_s[0])
+        if first < 0 or not self.t_valid or rate <= 0:
+            return math.nan
+        return float(self.scalars[0, _INJECTED]) / (rate * WATER_HEAT_CAPACITY)
 
     @property
     def num_bytes(self) -> int:
@@ -228,7 +247,7 @@ def open_simulation(path: str | Path, **raw_options: Any) -> PreppedSim:
         path: the file.
         **raw_options: units, dt_days and max_memory_gb of `PreppedSim.from_raw`.
     """
-    with open_h5(path) as file:
+    with open_h5(path) as file, reading(path):
         is_raw = has_dataset(file, "Input") and not has_dataset(file, "masks")
     return PreppedSim.from_raw(path, **raw_options) if is_raw else open_prepped(path)
 

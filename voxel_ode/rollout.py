@@ -27,6 +27,7 @@ from voxel_ode.regions import Region, bytes_a_cell, plan_regions
 from voxel_ode.rollout_core import ENERGY_TOTAL, Constraint, Features, Prediction
 from voxel_ode.scalars import PooledScalars
 from voxel_ode.schema import SENTINEL
+from voxel_ode.startup import started_pressure
 from voxel_ode.wells import Box, WellReader
 
 FREE_SHARE = 0.5  # of the free memory for the network, when no budget is given
@@ -149,11 +150,12 @@ class Forecast:
         device = models[0].device
         readers = [WellReader.of(sim.wells, sim.masks()).to(device) for sim in sims]
         self._masks = torch.from_numpy(np.stack([sim.masks() for sim in sims])).to(device)
+        started = [started_pressure(sim) for sim in sims] if first < 0 else None
         self.limits: list[PhysicalLimits | None] = []
         self.rollouts: list[GridRollout] = []
         self.regions: list[Region] = []
         for model in models:
-            fields = fields_of(model, sims, first)
+            fields = fields_of(model, sims, first, started)
             limits = None
             if placement.constrain:
                 limits = PhysicalLimits(
@@ -234,9 +236,24 @@ def fits_at_once(regions: Sequence[Region], network: VoxelAutoRegressor, batch: 
     return sum(region.num_cells for region in regions) * per_cell + largest <= budget
 
 
-def fields_of(model: Model, sims: Sequence[PreppedSim], first: int) -> Fields:
-    """Return the whole grids of some simulations in state `first`, on the model's device."""
+def fields_of(
+    model: Model, sims: Sequence[PreppedSim], first: int, started: Sequence[np.ndarray] | None = None
+) -> Fields:
+    """Return the whole grids of some simulations in state `first`, on the model's device.
+
+    Args:
+        model: whose numbers normalise them.
+        sims: of equal shape.
+        first: 0 = first output; -1 = initial, with the pressure that the wells bring about at once.
+        started: that pressure of each simulation, bar [Z, Y, X]; none = solve for it here.
+    """
     items = [make_item(sim, first, 0, model.normalizer) for sim in sims]
+    if first < 0:
+        for item, sim, bar in zip(items, sims, started or map(started_pressure, sims), strict=True):
+            state = np.stack([bar, sim.states(first, first + 1)[0, 1]])
+            item["states"][0] = model.normalizer.state_to_normalized(torch.from_numpy(state), item["masks"])
+            active, flow = (mask > 0 for mask in sim.masks()[:2])
+            item["well_features"][0] = torch.from_numpy(sim.wells.features(*state, active, flow))
     return Fields.first_of(devices.move(default_collate(items), model.device))
 
 

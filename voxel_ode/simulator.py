@@ -133,21 +133,41 @@ class Simulator:
         faces = self.flow_faces
         if not faces.num_cells:
             return np.zeros(0)
-        temperature = self.temperature_c[self.flow_of_active]
-        mu, rho = viscosity_pa_s(temperature), density_kg_m3(temperature)
-        mobility = self.transmissibility * 2.0 / (mu[faces.first] + mu[faces.second])
-        weight = 0.5 * (rho[faces.first] + rho[faces.second]) * GRAVITY * self.drop_m
+        mobility, weight = self._mobility()
         flow = mobility * (faces.difference(self.pressure_pa) + weight)
         rhs = self.source - faces.divergence(flow)
-        storage = self.volume * self.porosity0 * COMPRESSIBILITY / dt_s
-        both = np.bincount(faces.first, mobility, faces.num_cells)
-        both += np.bincount(faces.second, mobility, faces.num_cells)
-        matrix = self.flow_matrix.fill(-mobility, -mobility, storage + both)
+        matrix = self._pressure_matrix(mobility, dt_s)
         increment = self._solve_pressure(matrix, rhs)
         self.pressure_pa += increment
         flow += mobility * faces.difference(increment)
         self.water += dt_s / self.volume * (self.source - faces.divergence(flow))
         return flow
+
+    def _mobility(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return (m3/s/Pa, weight of the water between the cells' centres in Pa) of each flow face, [F]."""
+        faces, temperature = self.flow_faces, self.temperature_c[self.flow_of_active]
+        mu, rho = viscosity_pa_s(temperature), density_kg_m3(temperature)
+        mobility = self.transmissibility * 2.0 / (mu[faces.first] + mu[faces.second])
+        return mobility, 0.5 * (rho[faces.first] + rho[faces.second]) * GRAVITY * self.drop_m
+
+    def _pressure_matrix(self, mobility: np.ndarray, dt_s: float) -> sparse.csr_matrix:
+        faces = self.flow_faces
+        storage = self.volume * self.porosity0 * COMPRESSIBILITY / dt_s
+        both = np.bincount(faces.first, mobility, faces.num_cells)
+        both += np.bincount(faces.second, mobility, faces.num_cells)
+        return self.flow_matrix.fill(-mobility, -mobility, storage + both)
+
+    def pressure_response(self, sources: np.ndarray, dt_s: float) -> np.ndarray:
+        """Return how much `sources` beside the wells change the pressure after `dt_s`, Pa [K, flow cells].
+
+        Mobilities are those of the present temperature, so the response is linear in the sources.
+
+        Args:
+            sources: m3/s of standard water that each flow cell receives, [K, flow cells].
+            dt_s: time that they last.
+        """
+        matrix = self._pressure_matrix(self._mobility()[0], dt_s)
+        return np.stack([self._solve_pressure(matrix, source) for source in sources])
 
     def _solve_pressure(self, matrix: sparse.csr_matrix, rhs: np.ndarray) -> np.ndarray:
         _require_solved("pressure", 0, rhs)

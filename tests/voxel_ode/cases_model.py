@@ -115,6 +115,7 @@ def make_batch(
         "grid_shape": torch.tensor([cells] * b),
         "cell_size": torch.tensor([[10.0, 50.0, 50.0]] * b),
         "dt_s": torch.full((b,), YEAR),
+        "injection_c": torch.full((b,), 40.0),
         "wells_complete": torch.ones(b, dtype=torch.bool),
         "t": torch.zeros(b, dtype=torch.int64),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,13 @@ def test_upwind_is_the_flow_alone(sim: PreppedSim, normalizer: Normalizer):
     state = batch["states"][:, 0]
     masks = batch["masks"]
     geometry = flux_geometry(
-        batch["rock"], batch["porosity"][:, 0], masks[:, 1], batch["cell_size"], batch["dt_s"]
+        batch["rock"],
+        batch["porosity"][:, 0],
+        masks[:, 1],
+        batch["cell_size"],
+        batch["dt_s"],
+        batch["well_source"][:, 0],
+        batch["injection_c"],
     )
     p, t = normalizer.state_to_physical(state).unbind(1)
     change, _ = flux_features(geometry, p, t)
@@ -67,7 +74,7 @@ def test_upwind_is_the_flow_alone(sim: PreppedSim, normalizer: Normalizer):
     difference = normalizer.state_to_physical(found) - normalizer.state_to_physical(state)
     assert (difference[:, 0] == 0).all() and change.abs().max() > 0.01
     torch.testing.assert_close(difference[:, 1], change * masks[:, 0], rtol=1e-3, atol=1e-3)
-    still = {**batch, "rock": torch.zeros_like(batch["rock"])}
+    still = {**batch, "rock": torch.zeros_like(batch["rock"]), "injection_c": torch.tensor([math.nan])}
     assert torch.equal(Upwind().start(still, normalizer)(state), state)
 
 

@@ -49,7 +49,7 @@ def test_an_item_is_the_patch(root: Path):
         **{"loss_mask": (4, 4, 4), "params": (4,), "scalars": (2, 5), "scalars_raw": (3, 5)},
         **{"well_features": (3, 6), "well_rates": (2,), "well_source": (1, 4, 4, 4), "rock": (3, 4, 4, 4)},
         **{"porosity": (1, 4, 4, 4), "initial": (2, 4, 4, 4), "origin": (3,), "grid_shape": (3,)},
-        **{"cell_size": (3,), "dt_s": (), "wells_complete": (), "t": ()},
+        **{"cell_size": (3,), "dt_s": (), "injection_c": (), "wells_complete": (), "t": ()},
     }
     assert {key: tuple(v.shape) for key, v in item.items() if key != "source"} == shapes
     active, flow = case.active[box], case.flow[box]
@@ -77,6 +77,7 @@ def test_the_whole_grid_from_raw_and_prepped(root: Path):
     maps = open_split(root, "train", PatchOptions()).normalizer
     a, b = (make_item(s, -1, 2, maps) for s in (sim, raw))
     assert a.pop("source") != b.pop("source")
+    assert a.pop("injection_c").isnan() and b.pop("injection_c").isnan()  # before any output nothing tells
     same(a, b)
     assert a["states"].shape == (3, 2, *SHAPE) and a["wells_complete"]
     assert torch.equal(a["states"][0], a["initial"]) and (a["scalars_raw"][0] == 0).all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -21,6 +23,7 @@ from voxel_ode.units import (
     MILLIDARCY,
     PASCAL_PER_BAR,
     ROCK_VOLUMETRIC_HEAT,
+    WATER_DENSITY,
     WATER_VOLUMETRIC_HEAT,
     YEAR,
 )
@@ -36,7 +39,12 @@ def geometry(shape: tuple[int, int, int] = SHAPE, k_md: float = 100.0, phi: floa
     porosity = torch.full((1, *shape), phi, dtype=torch.float64)
     cell = torch.tensor([SIZE], dtype=torch.float64)
     year = torch.tensor([YEAR], dtype=torch.float64)
-    return flux_geometry(rock, porosity, torch.ones(1, *shape), cell, year)
+    return wellless(rock, porosity, torch.ones(1, *shape), cell, year)
+
+
+def wellless(rock: torch.Tensor, phi: torch.Tensor, water: torch.Tensor, *rest: torch.Tensor) -> FluxGeometry:
+    """Return the geometry of a reservoir without wells."""
+    return flux_geometry(rock, phi, water, *rest, torch.zeros_like(phi), torch.full_like(rest[-1], math.nan))
 
 
 def random_state(shape: tuple[int, int, int] = SHAPE) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,7 +86,7 @@ def test_harmonic_mean_and_barriers():
     rock = torch.tensor([10.0, 40.0, 0.0]).reshape(1, 1, 1, 1, 3).expand(1, 3, 1, 1, 3)
     water = torch.tensor([1.0, 1.0, 0.0]).reshape(1, 1, 1, 3)
     cell, year = torch.tensor([SIZE]), torch.tensor([YEAR])
-    faces = flux_geometry(rock, 0.1 * water, water, cell, year).faces[2].flatten()
+    faces = wellless(rock, 0.1 * water, water, cell, year).faces[2].flatten()
     factor = MILLIDARCY * SIZE[0] * SIZE[1] / SIZE[2]
     torch.testing.assert_close(faces, torch.tensor([16.0 * factor, 0.0, 0.0]), rtol=1e-5, atol=0)
 
@@ -113,7 +121,7 @@ def test_upwind_front_in_one_dimension():
     from_before = torch.full((1, 1, 1, n), a, dtype=torch.float64)
     from_before[..., 0] = 0
     zero = torch.zeros_like(from_before)
-    x = upwind(t, [[zero, zero], [zero, zero], [from_before, zero]]).flatten()
+    x = upwind(geometry((1, 1, n)), t, [[zero, zero], [zero, zero], [from_before, zero]]).flatten()
     expected = [20.0]
     for _ in range(n - 1):
         expected.append((80.0 + a * expected[-1]) / (1 + a))
@@ -142,11 +150,9 @@ def test_turning_the_reservoir_turns_the_features():
     def turned(x: torch.Tensor) -> torch.Tensor:
         return torch.rot90(x, 1, (-2, -1))
 
-    plain = flux_features(flux_geometry(rock, phi, water, cell, year), p, t)
+    plain = flux_features(wellless(rock, phi, water, cell, year), p, t)
     swapped = turned(rock)[:, [1, 0, 2]]
-    after = flux_features(
-        flux_geometry(swapped, turned(phi), turned(water), cell, year), turned(p), turned(t)
-    )
+    after = flux_features(wellless(swapped, turned(phi), turned(water), cell, year), turned(p), turned(t))
     for expected, found in zip(plain, after, strict=True):
         torch.testing.assert_close(found, turned(expected), rtol=1e-9, atol=1e-9)
 
@@ -163,10 +169,30 @@ def test_zero_off_water():
     results = []
     for spoil in (0.0, -999.0):
         dry = (1 - water).double()
-        g = flux_geometry(rock + spoil * dry[:, None], phi + spoil * dry, water, cell, year)
+        g = wellless(rock + spoil * dry[:, None], phi + spoil * dry, water, cell, year)
         results.append(flux_features(g, p + spoil * dry, t))
     for clean, spoiled in zip(*results, strict=True):
         assert torch.equal(clean, spoiled) and not clean[:, 2].any()
+
+
+def test_injected_water_cools_its_cells():
+    """X = (T + a T_inj) / (1 + a) in a still injector's cell and nowhere else, if T_inj is known."""
+    still = torch.zeros(1, 3, *SHAPE, dtype=torch.float64)
+    phi = torch.full((1, *SHAPE), 0.1, dtype=torch.float64)
+    source = torch.zeros_like(phi)
+    source[0, 2, 1, 3], source[0, 2, 3, 3] = 3.0, -3.0
+    cell, year = torch.tensor([SIZE], dtype=torch.float64), torch.tensor([YEAR], dtype=torch.float64)
+    p, t = random_state()
+    for celsius in (40.0, math.nan):
+        told = torch.tensor([celsius], dtype=torch.float64)
+        g = flux_geometry(still, phi, torch.ones(1, *SHAPE), cell, year, source, told)
+        change, _ = flux_features(g, p, t)
+        a = 3.0 / WATER_DENSITY * float(g.sensitivity[0, 2, 1, 3])
+        before = float(t[0, 2, 1, 3])
+        expected = (before + a * 40.0) / (1 + a) - before if celsius == 40.0 else 0.0
+        assert a > 1 and float(change[0, 2, 1, 3]) == pytest.approx(expected, rel=1e-9)
+        change[0, 2, 1, 3] = 0
+        assert not change.any()
 
 
 def test_features_are_differentiable():
