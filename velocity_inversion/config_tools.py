@@ -58,7 +58,7 @@ class InferConfig:
             )
         if min(self.num_posterior, self.sampler_steps) < 1:
             raise ValueError("--num_posterior, --sampler_steps: expected 1 or more")
-        if not (self.misfit in ("auto", "all", "none") or self.misfit.isdigit()):
+        if not (self.misfit in ("auto", "all", "none") or self.misfit.isdecimal()):
             raise ValueError(f"--misfit {self.misfit}: expected auto, all, none or a number")
         if not 0 < self.coverage < 1:
             raise ValueError(f"--coverage {self.coverage}: expected between 0 and 1")
@@ -86,6 +86,7 @@ class EvaluateConfig:
     )
     robustness: bool = option(False, "MAE under noise, dead traces, a lost shot, other wavelets and gains")
     bench: str = option("", "measure one thing alone: refine (from smoothed truth)", choices=BENCHES)
+    misfit_samples: int = option(4, "samples whose gathers every method has to explain")
     refine: int = option(0, "waveform iterations on some samples")
     refine_samples: int = option(10, "how many")
     figures: int = option(3, "samples drawn")
@@ -93,10 +94,18 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         """Check counts and names."""
         object.__setattr__(self, "baselines", words(self.baselines))
-        counts = self.refine, self.refine_samples, self.figures, self.equal_time, self.diffusion_samples
+        counts = (
+            self.refine,
+            self.refine_samples,
+            self.figures,
+            self.equal_time,
+            self.diffusion_samples,
+            self.misfit_samples,
+        )
         if min(counts) < 0:
             raise ValueError(
-                "--refine, --refine_samples, --figures, --equal_time, --diffusion_samples: expected 0 or more"
+                "--refine, --refine_samples, --figures, --equal_time, --diffusion_samples, --misfit_samples: "
+                "expected 0 or more"
             )
         unknown = sorted(set(self.baselines) - set(BASELINES))
         if unknown:

@@ -162,8 +162,14 @@ class Ensemble:
     def members(self, device: torch.device) -> Iterator[Member]:
         """Build one network after the other on `device`."""
         for config, state in zip(self.configs, self.states, strict=True):
-            member = Member(config, self.survey)
-            member.load_state_dict(state)
+            try:
+                member = Member(config, self.survey)
+                member.load_state_dict(state)
+            except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+                first = str(error).split("\n")[0]
+                raise DataError(
+                    f"{self.path}: its weights do not fit its config ({first}); train again"
+                ) from error
             yield member.eval().to(device)
 
 
@@ -224,7 +230,7 @@ def ensemble_from(found: Checkpoint, path: Path) -> Ensemble:
             )
         weights = torch.tensor(found.normalization["weights"])
         mean = found.normalization.get("mean_section", torch.zeros(survey.model_shape_zx))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise DataError(f"{path}: {error}; expected a checkpoint of train.py, models/*.pth") from error
     sha256 = checkpoints.content_hash(found.state_dict)
     return Ensemble(path, configs, survey, weights, tuple(states), calibration, mean, sha256)

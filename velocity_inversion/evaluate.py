@@ -27,11 +27,16 @@ from velocity_inversion.member import Member
 from velocity_inversion.metrics import by_family, coverage, mape, section_scores, summary
 from velocity_inversion.model import parameter_count
 from velocity_inversion.predictions import Tta, predict_members
-from velocity_inversion.refine import RefineSettings, observed_traces, refine
 from velocity_inversion.robustness import Degraded, changes, ratio_table, robustness
-from velocity_inversion.sections import draw_coverage, draw_gathers, draw_refined, draw_sections
-from velocity_inversion.simulate import default_simulation, simulate
+from velocity_inversion.sections import draw_coverage, draw_sections
 from velocity_inversion.sources import open_source
+from velocity_inversion.waveform_scores import (
+    OURS,
+    misfit_row,
+    refinement,
+    refinement_row,
+    waveform_misfits,
+)
 
 # measure -> (what to call it, unit, which is better)
 MEASURES = {
@@ -40,7 +45,6 @@ MEASURES = {
     "rmse": ("velocity RMSE", "m/s", "lower"),
     "ssim": ("SSIM", "-", "higher"),
 }
-OURS = "ours"
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 Scores = dict[str, list[dict[str, float]]]
 
@@ -155,12 +159,16 @@ def _report(
         "mae_by_family": families,
     }
     rows = _rows(scores, ensemble, compared.cpu_s, config)
+    if config.misfit_samples:
+        document["waveform_misfit"] = waveform_misfits(sections, test, config.misfit_samples)
+        rows.append(misfit_row(rows[0], document["waveform_misfit"], config.misfit_samples))
     if config.refine and config.refine_samples:
-        document["refinement"] = _refined(config, compared, out)
-        rows.append(_refinement_row(rows[0], document["refinement"], compared))
+        parts = sections[OURS], truth, test, out
+        document["refinement"] = refinement(config, *parts)
+        rows.append(refinement_row(rows[0], document["refinement"], sections, truth))
     if config.diffusion_samples:
-        parts = ensemble, test, sections[OURS], compared.sigma, config.diffusion_samples, device
-        document["diffusion_m_s"] = judge_diffusion(*parts, options.seed)
+        judged = ensemble, test, sections[OURS], compared.sigma, config.diffusion_samples, device
+        document["diffusion_m_s"] = judge_diffusion(*judged, options.seed)
     if config.robustness:
         clean = {name: float(np.mean([r["mae"] for r in scores[name]])) for name in compared.models}
         document["mae_over_clean"] = robustness(compared.models, test, truth, clean, device)
@@ -212,58 +220,6 @@ def _family_table(families: dict[str, dict[str, float]]) -> str:
         cells = " | ".join(f"{families[method][family]:.0f}" for method in methods)
         lines.append(f"| {family} | {cells} |")
     return "\n".join(lines)
-
-
-def _refined(config: EvaluateConfig, compared: _Compared, out: Path) -> dict[str, list[float]]:
-    """Return MAE (m/s) and misfit before and after waveform refinement of the first samples; draw some."""
-    test = compared.test
-    survey = test.source.survey
-    simulation = default_simulation(survey)
-    names = ("mae_before", "mae_after", "misfit_before", "misfit_after", "cpu_s")
-    table: dict[str, list[float]] = {name: [] for name in names}
-    for i in range(min(config.refine_samples, len(test))):
-        started = time.process_time()
-        start, truth = compared.sections[OURS][i], compared.truth[i]
-        observed = observed_traces(test.source.read_gathers(test.rows[i])[0], simulation)
-        done = refine(torch.from_numpy(start), observed, simulation, RefineSettings(iterations=config.refine))
-        after = done.vp.numpy()
-        seconds = time.process_time() - started
-        errors = [1000 * float(np.abs(section - truth).mean()) for section in (start, after)]
-        values = (*errors, done.start_misfit, done.misfit, seconds)
-        for name, value in zip(names, values, strict=True):
-            table[name].append(value)
-        if i < config.figures:
-            draw_refined(out / f"figures/refined_{i}_section.png", truth, start, after, survey)
-            shot = survey.num_shots // 2
-            with torch.no_grad():
-                traces = simulate(done.vp[None], simulation, shots=(shot,))[0, 0].numpy()
-            path = out / f"figures/refined_{i}_shot.png"
-            draw_gathers(path, observed[shot].numpy(), traces, simulation.dt_s, shot)
-    means = ", ".join(f"{name} {np.mean(values):.4g}" for name, values in table.items())
-    fell = sum(a < b for a, b in zip(table["misfit_after"], table["misfit_before"], strict=True))
-    get_logger().info(
-        f"refinement, {config.refine} iterations: the misfit fell on {fell} of {len(table['cpu_s'])} "
-        f"samples; means: {means}"
-    )
-    return table
-
-
-def _refinement_row(first: Row, table: dict[str, list[float]], compared: _Compared) -> Row:
-    """Return the row of the refined samples: their MAE beside that of the methods on the same samples."""
-    count = len(table["mae_after"])
-    others = {
-        name: 1000 * float(np.abs(found[:count] - compared.truth[:count]).mean())
-        for name, found in compared.sections.items()
-        if not name.startswith(OURS)
-    }
-    others["the network alone"] = float(np.mean(table["mae_before"]))
-    return replace(
-        first,
-        measure=f"velocity MAE, refined, {count} sample{'s' if count > 1 else ''}",
-        ours=float(np.mean(table["mae_after"])),
-        baselines=others,
-        seconds=round(float(np.mean(table["cpu_s"])), 1),
-    )
 
 
 def _rows(scores: Scores, ensemble: Ensemble, seconds: float, config: EvaluateConfig) -> list[Row]:

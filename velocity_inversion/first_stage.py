@@ -5,7 +5,6 @@ Letters: B batch, N samples, Z depth, X horizontal, L columns, K tokens a column
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,8 +180,3 @@ def read_wells(path: str | Path, survey: Survey) -> tuple[np.ndarray, np.ndarray
         wanted = np.arange(max(0, round(places[0])), min(depth - 1, round(places[-1])) + 1)
         values[wanted, c], mask[wanted, c] = np.interp(wanted, places, speeds), 1
     return values, mask
-
-
-def columns_of(mask: np.ndarray) -> Sequence[int]:
-    """Return the columns of a mask [Z, X] that hold a well."""
-    return np.flatnonzero(mask.any(0)).tolist()

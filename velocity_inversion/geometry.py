@@ -6,7 +6,6 @@ first cell's centre; velocities in files are m/s or km/s as the survey says, ins
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import DataError
+from common.files import read_json
 
 FORMAT = "strata-shots-1"
 FILE_NAME = "geometry.json"
@@ -209,7 +209,7 @@ class Survey:
             )
         except KeyError as error:
             raise ValueError(f"no entry {error}") from error
-        except TypeError as error:
+        except (TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"an entry of a wrong kind ({error})") from error
 
 
@@ -221,11 +221,11 @@ def read_survey(path: str | Path) -> Survey:
     """
     path = Path(path)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path, f"expected a geometry file of format {FORMAT}")
         if not isinstance(document, Mapping):
             raise ValueError("no JSON object")
         return Survey.from_dict(document)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise DataError(f"{path}: {error}; expected a geometry file of format {FORMAT}") from error
 
 

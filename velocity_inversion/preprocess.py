@@ -21,7 +21,6 @@ NUM_OFFSETS = 70
 CLIP = 6.0
 STOP_DB = 80.0
 TRANSITION = 0.35  # width of the filter's transition band, as a share of the new Nyquist frequency
-TABLE_SAMPLES = 200
 SD_SMOOTHING = (5, 9)  # offsets, samples
 PEAKS_BELOW_NYQUIST = 8.0  # the net interval keeps Nyquist at least so many peak frequencies away
 

@@ -13,6 +13,7 @@ import torch
 
 from common import device as devices
 from common import distributed
+from common.arrays import open_npz
 from common.errors import DataError
 from common.files import atomic_path, make_folder, require_writable, write_json, write_text
 from common.log import get_logger
@@ -58,11 +59,8 @@ class Predictions:
     def __init__(self, path: Path, source: Source, ids: list[str]) -> None:
         self.path, self.source = path, source
         if path.suffix == ".npz" and path.is_file():
-            try:
-                with np.load(path, allow_pickle=False) as archive:
-                    there = set(archive.files)
-            except (OSError, ValueError) as error:
-                raise DataError(f"{path}: {error}, expected an archive of infer.py") from error
+            with open_npz(path, "expected an archive of infer.py") as archive:
+                there = set(archive.files)
         elif path.is_dir():
             there = {folder.name for folder in path.iterdir() if (folder / PREDICTED).is_file()}
         else:
@@ -79,7 +77,7 @@ class Predictions:
         if self.path.is_dir():
             path = self.path / name / PREDICTED
             return to_km_s(open_array(path, 2), str(path), self.source.survey)
-        with np.load(self.path, allow_pickle=False) as archive:
+        with open_npz(self.path, "expected an archive of infer.py") as archive:
             return to_km_s(archive[name], f"{self.path} {name}", self.source.survey)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import DataError
+from common.files import is_file, read_json
 from velocity_inversion.arrays import check_gather, open_array, require_gather_shape, to_km_s
 from velocity_inversion.geometry import FILE_NAME, Survey, challenge_survey, openfwi_survey, read_survey
 
@@ -214,7 +215,7 @@ def read_pairs(path: Path) -> list[tuple[Path, Path | None]]:
     for number, row in enumerate(rows, start=1):
         files = [path.parent / word for word in row]
         for file in files:
-            if not file.is_file():
+            if not is_file(file):
                 raise DataError(f"{path}: line {number}: {file}: no such file; correct the list")
         pairs.append((files[0], files[1] if len(files) == 2 else None))
     return pairs
@@ -262,8 +263,8 @@ def _family_labels(root: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
-        return {str(k): str(v) for k, v in json.loads(path.read_text(encoding="utf-8")).items()}
-    except (ValueError, AttributeError) as error:
+        return {str(k): str(v) for k, v in read_json(path, "expected sample name: family").items()}
+    except AttributeError as error:
         raise DataError(f"{path}: {error}, expected a JSON object of sample name: family") from error
 
 

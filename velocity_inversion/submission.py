@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.arrays import open_npz
 from common.errors import DataError, UserError
 from common.files import atomic_path
 
@@ -62,7 +63,7 @@ def check_archive(
         DataError: naming the first array that is not as it must be.
     """
     named = shown or path
-    with np.load(path, allow_pickle=False) as archive:
+    with open_npz(path) as archive:
         if sorted(archive.files) != sorted(ids):
             odd = sorted(set(archive.files) ^ set(ids))
             raise DataError(f"{named}: keys differ from the samples: {', '.join(odd[:SHOWN])}")

@@ -81,6 +81,10 @@ def test_evaluation_names_its_baselines(data: Path, trained: Path, tmp_path: Pat
     assert "the network alone" in rows[-1].baselines and rows[-1].measure.endswith("1 sample")
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert len(found["mae_over_clean"]) == 9 and len(found["mape_members"]["each"]) == 2
+    (misfits,) = (row for row in rows if row.measure.startswith("waveform misfit"))
+    assert misfits.ours == pytest.approx(found["waveform_misfit"]["ours"])
+    before = np.mean(found["refinement"]["misfit_before"])
+    assert config.misfit_samples > 1 and min(found["waveform_misfit"].values()) > 0 and before > 0
     assert found["refinement"]["misfit_after"][0] <= found["refinement"]["misfit_before"][0]
     assert found["diffusion_m_s"]["spread"] > 0 and found["diffusion_m_s"]["near_with"] > 0
     assert 0 <= found["coverage"]["noise, 20 dB"] <= 1
