@@ -1,33 +1,70 @@
-"""Put every `benchmarks/results/*.json` into one Markdown table, `benchmarks/results/README.md`.
+"""What the benchmarks share: a line of their tables, their results as JSON, and one page of all of them.
 
-A result is {"rows": [row], "machine": ..., "torch": ..., "seconds": ...}; a row has `what`, `value`, `unit`
-and, when it has to meet something, `target` (or `at_most`) or `at_least`. A file may hold
-several results by name.
+As a script it puts every `benchmarks/results/*.json` into `benchmarks/results/README.md`. A result is
+{"rows": [row], "machine": ..., "torch": ..., "seconds": ...}; a row has `what`, `value`, `unit` and, when it
+has to meet something, `at_most` or `at_least`. A file may hold several results by name.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import os
+import platform
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.files import write_text
+from common.files import write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def wanted(row: Mapping[str, Any]) -> tuple[str, str]:
-    """Return what a row has to reach and whether it does, as text; two empty ones for a bare figure."""
-    most = row.get("at_most", row.get("target"))
-    least = row.get("at_least")
+def row(
+    what: str, value: float, unit: str, most: float | None = None, *, least: float | None = None
+) -> dict[str, Any]:
+    """Return a line of a table; without `most` and `least` it is there to compare with."""
+    number = float(f"{float(value):.6g}") if math.isfinite(value) else None
+    return {"what": what, "value": number, "unit": unit, "at_most": most, "at_least": least}
+
+
+def wanted(line: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what a line has to reach and whether it does, as text; two empty ones for a bare figure."""
+    most, least = line.get("at_most", line.get("target")), line.get("at_least")
+    if line["value"] is None or (most is None and least is None):
+        return "", ""
     if most is not None:
-        return f"at most {most:g}", "met" if row["value"] <= most else "missed"
-    if least is not None:
-        return f"at least {least:g}", "met" if row["value"] >= least else "missed"
-    return "", ""
+        return f"at most {most:.4g}", "met" if line["value"] <= most else "missed"
+    return f"at least {least:.4g}", "met" if line["value"] >= least else "missed"
+
+
+def publish(name: str, rows: Sequence[Mapping[str, Any]], began: float, **more: Any) -> None:
+    """Write `results/<name>.json` with what the machine is, and print the lines.
+
+    Args:
+        name: of the benchmark.
+        rows: lines of `row`.
+        began: `time.perf_counter()` at its start.
+        more: further facts of the result.
+    """
+    import torch
+
+    result = {
+        "rows": list(rows),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU, one thread",
+        "torch": torch.__version__,
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+    write_json(RESULTS / f"{name}.json", {**result, **more})
+    width = max(len(line["what"]) for line in rows)
+    for line in rows:
+        value = f"{line['value']:.4g}" if isinstance(line["value"], int | float) else "-"
+        print(
+            f"{line['what']:<{width}}  {value:>10} {line['unit']:<10} {': '.join(wanted(line))}".rstrip(" :")
+        )
 
 
 def section(path: Path) -> list[str]:
@@ -51,10 +88,10 @@ def table(title: str, command: str, result: Mapping[str, Any]) -> list[str]:
     told = ", ".join(filter(None, facts))
     lines = [f"## {title}", "", f"`{command}`: {told}", ""]
     lines += ["| what | value | unit | wanted | |", "|---|---:|---|---|---|"]
-    for row in result["rows"]:
-        target, verdict = wanted(row)
-        value = f"{row['value']:.4g}" if isinstance(row["value"], int | float) else str(row["value"])
-        lines.append(f"| {row['what']} | {value} | {row['unit']} | {target} | {verdict} |")
+    for line in result["rows"]:
+        target, verdict = wanted(line)
+        value = f"{line['value']:.4g}" if isinstance(line["value"], int | float) else str(line["value"])
+        lines.append(f"| {line['what']} | {value} | {line['unit']} | {target} | {verdict} |")
     return [*lines, ""]
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -30,9 +29,9 @@ import torch  # noqa: E402
 from torch.utils.data import default_collate  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
+from benchmarks._table import publish, row  # noqa: E402
 from common import device as devices  # noqa: E402
 from common.device import resolve_precision  # noqa: E402
-from common.files import write_json  # noqa: E402
 from common.guard import Guard  # noqa: E402
 from common.noise import gaussian  # noqa: E402
 from common.run import MachineOptions  # noqa: E402
@@ -53,11 +52,6 @@ NUM_CROPS = 24
 ROUNDS = {"hr": 3, "unet": 3, "mtl": 1}
 PARTS = {"fsem": "loss_fsem", "angle": "loss_angle", "dhr": "loss_dhr", "rgt": "loss_rgt"}
 Table = list[dict[str, Any]]
-
-
-def row(what: str, value: float, unit: str, target: float | None = None) -> dict[str, Any]:
-    """Return a line of the table; without a target it is there to compare with."""
-    return {"what": what, "value": round(float(value), 4), "unit": unit, "target": target}
 
 
 def cpu_seconds(function: Callable[[], Any], rounds: int = 1) -> float:
@@ -263,14 +257,6 @@ def train_for(task: FaultTask, crops: list[dict[str, Any]], steps: int, seconds:
     return steps
 
 
-def verdict(line: dict[str, Any]) -> str:
-    """Say whether a line meets its target."""
-    if line["target"] is None:
-        return ""
-    met = "met" if line["value"] <= line["target"] else "missed"
-    return f"at most {line['target']:.3g} {line['unit']}: {met}"
-
-
 def main() -> int:
     """Measure, print, and write benchmarks/results/fault_seg.json."""
     parser = argparse.ArgumentParser(
@@ -290,15 +276,7 @@ def main() -> int:
         rows = network_rows() + generator_rows() + survey_rows(Path(name))
     if given.quality:
         rows += quality_rows(given.quality)
-    result = {
-        "rows": rows,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU, one thread",
-        "torch": torch.__version__,
-        "seconds": round(time.perf_counter() - began, 1),
-    }
-    write_json(ROOT / "benchmarks" / "results" / "fault_seg.json", result)
-    for line in rows:
-        print(f"{line['what']:<40}{line['value']:>14.4g} {line['unit']:<9} {verdict(line)}".rstrip())
+    publish("fault_seg", rows, began)
     return 0
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -28,9 +27,9 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
+from benchmarks._table import publish, row  # noqa: E402
 from common import checkpoint as checkpoints  # noqa: E402
 from common.device import resolve_precision  # noqa: E402
-from common.files import write_json  # noqa: E402
 from common.guard import Guard  # noqa: E402
 from common.loop import train  # noqa: E402
 from common.optim import Updater, adamw, clip_gradients  # noqa: E402
@@ -230,19 +229,6 @@ def import_rows() -> Table:
     ]
 
 
-def row(what: str, value: float, unit: str, target: float | None = None) -> dict[str, Any]:
-    """Return a line of the table; without a target it is there to compare with."""
-    return {"what": what, "value": round(value, 4), "unit": unit, "target": target}
-
-
-def verdict(line: dict[str, Any]) -> str:
-    """Say whether a line meets its target."""
-    if line["target"] is None:
-        return ""
-    met = "met" if line["value"] <= line["target"] else "missed"
-    return f"at most {line['target']:g} {line['unit']}: {met}"
-
-
 def main() -> int:
     """Measure, print, and write benchmarks/results/loop.json."""
     torch.set_num_threads(1)
@@ -250,16 +236,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         rows = step_rows(Path(name)) + checkpoint_rows(Path(name))
     rows += import_rows()
-    result = {
-        "rows": rows,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU, one thread",
-        "torch": torch.__version__,
-        "seconds": round(time.perf_counter() - began, 1),
-    }
-    write_json(ROOT / "benchmarks" / "results" / "loop.json", result)
-    print((ROOT / "benchmarks" / "results" / "loop.json").read_text(encoding="utf-8"), end="")
-    for line in rows:
-        print(f"{line['what']:<38}{line['value']:>10.3f} {line['unit']:<6} {verdict(line)}".rstrip())
+    publish("loop", rows, began)
     return 0
 
 

@@ -79,7 +79,7 @@ def train_briefly(kind: str, config: Config, folder: Path) -> Path:
     """Write a data set and a run that ships the VAE behind its conditioner; return the run."""
     nx, frames, num = (16, 8, 24) if config.smoke else (64, 50, 64)
     data = folder / f"{kind}.h5"
-    sizes = {"num": num, "nx": nx, "ny": nx // 2, "frames": frames}
+    sizes: dict[str, Any] = {"num": num, "nx": nx, "ny": nx // 2, "frames": frames}
     make_data(MakeDataConfig(kind=kind, path=str(data), figures=False, **sizes), BasicOptions())
     settings = TrainConfig(
         data=str(data),

@@ -8,7 +8,6 @@ benchmarks/results/velocity_inversion.json say the same.
 from __future__ import annotations
 
 import os
-import platform
 import resource
 import sys
 import tempfile
@@ -25,8 +24,8 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+from benchmarks._table import publish, row  # noqa: E402
 from common.device import resolve_precision  # noqa: E402
-from common.files import write_json  # noqa: E402
 from common.guard import Guard  # noqa: E402
 from velocity_inversion.config import TrainConfig  # noqa: E402
 from velocity_inversion.dataset import Preprocessing, ShotDataset, collate  # noqa: E402
@@ -172,19 +171,6 @@ def memory_rows() -> Table:
     ]
 
 
-def row(what: str, value: float, unit: str, target: float | None = None) -> dict[str, Any]:
-    """Return a line of the table; without a target it is there to compare with."""
-    return {"what": what, "value": round(value, 4), "unit": unit, "target": target}
-
-
-def verdict(line: dict[str, Any]) -> str:
-    """Say whether a line meets its target."""
-    if line["target"] is None:
-        return ""
-    met = "met" if line["value"] <= line["target"] else "missed"
-    return f"at most {line['target']:g} {line['unit']}: {met}"
-
-
 def main() -> int:
     """Measure, print, and write benchmarks/results/velocity_inversion.json."""
     torch.set_num_threads(1)
@@ -194,15 +180,7 @@ def main() -> int:
     rows += network_rows(repeats) + challenge_rows(repeats) + physics_rows(repeats) + diffusion_rows(repeats)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     rows.append(row("peak memory of this benchmark", peak, "MB"))
-    result = {
-        "rows": rows,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU, one thread",
-        "torch": torch.__version__,
-        "seconds": round(time.perf_counter() - began, 1),
-    }
-    write_json(ROOT / "benchmarks/results/velocity_inversion.json", result)
-    for line in rows:
-        print(f"{line['what']:<44}{line['value']:>10.3f} {line['unit']:<6} {verdict(line)}".rstrip())
+    publish("velocity_inversion", rows, began)
     return 0
 
 

@@ -10,7 +10,6 @@ benchmarks/results/voxel_ode_io.json say the same.
 from __future__ import annotations
 
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -26,7 +25,7 @@ import h5py  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from common.files import write_json  # noqa: E402
+from benchmarks._table import publish, row  # noqa: E402
 from common.noise import correlated_gaussian, numpy_stream  # noqa: E402
 from common.sampling import Draw  # noqa: E402
 from voxel_ode.config_prep import PrepConfig  # noqa: E402
@@ -62,8 +61,8 @@ class SmoothCase:
         active = layers & (((y - 35) / 33.8) ** 2 + ((x - 38) / 36.7) ** 2 < 1)
         smooth = [correlated_gaussian(SHAPE, (1.5, 4, 4), rng) for _ in range(3)]
         is_well = np.zeros(SHAPE, bool)
-        for k, (row, column) in enumerate(((20, 20), (48, 52))):
-            is_well[20 + k : 40, row, column] = True
+        for k, (line, column) in enumerate(((20, 20), (48, 52))):
+            is_well[20 + k : 40, line, column] = True
         rate = np.where(is_well, np.where(x < 30, 50.0, -50.0), 0.0)
         perm = 10 ** (1.7 + 0.4 * smooth[0])
         fields = {
@@ -207,41 +206,13 @@ def measure(folder: Path) -> Table:
     ]
 
 
-def row(
-    what: str, value: float, unit: str, *, least: float | None = None, most: float | None = None
-) -> dict[str, Any]:
-    """Return a line of the table with its target, if there is one."""
-    return {"what": what, "value": round(value, 4), "unit": unit, "at_least": least, "at_most": most}
-
-
-def verdict(line: dict[str, Any]) -> str:
-    """Say whether a line meets its target."""
-    least, most = line["at_least"], line["at_most"]
-    if least is None and most is None:
-        return ""
-    met = (least is None or line["value"] >= least) and (most is None or line["value"] <= most)
-    word = f"at least {least:g}" if least is not None else f"at most {most:g}"
-    return f"{word} {line['unit']}: {'met' if met else 'missed'}"
-
-
 def main() -> int:
     """Measure, print, and write benchmarks/results/voxel_ode_io.json."""
     torch.set_num_threads(1)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
         rows = measure(Path(name))
-    result = {
-        "rows": rows,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU, one thread",
-        "h5py": h5py.__version__,
-        "torch": torch.__version__,
-        "seconds": round(time.perf_counter() - began, 1),
-    }
-    path = ROOT / "benchmarks" / "results" / "voxel_ode_io.json"
-    write_json(path, result)
-    print(path.read_text(encoding="utf-8"), end="")
-    for line in rows:
-        print(f"{line['what']:<38}{line['value']:>10.3f} {line['unit']:<6} {verdict(line)}".rstrip())
+    publish("voxel_ode_io", rows, began, h5py=h5py.__version__)
     return 0
 
 

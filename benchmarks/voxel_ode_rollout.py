@@ -24,10 +24,10 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+from benchmarks._table import publish, row  # noqa: E402
 from benchmarks.voxel_ode_step import NUM_PARAMS, make_normalizer  # noqa: E402
 from common import device as devices  # noqa: E402
 from common.device import resolve_precision  # noqa: E402
-from common.files import write_json  # noqa: E402
 from common.noise import torch_stream  # noqa: E402
 from voxel_ode.config import ModelConfig  # noqa: E402
 from voxel_ode.convolutions import choose_backends, set_backends  # noqa: E402
@@ -161,23 +161,6 @@ def measure(args: argparse.Namespace, shape: Shape) -> list[dict[str, Any]]:
     return rows
 
 
-def row(
-    what: str, value: float, unit: str, *, least: float | None = None, most: float | None = None
-) -> dict[str, Any]:
-    """Return a line of the table with its target, if there is one."""
-    return {"what": what, "value": float(f"{value:.4g}"), "unit": unit, "at_least": least, "at_most": most}
-
-
-def verdict(line: dict[str, Any]) -> str:
-    """Say whether a line meets its target."""
-    least, most = line["at_least"], line["at_most"]
-    if least is None and most is None:
-        return ""
-    met = (least is None or line["value"] >= least) and (most is None or line["value"] <= most)
-    word = f"at least {least:g}" if least is not None else f"at most {most:g}"
-    return f"{word} {line['unit']}: {'met' if met else 'missed'}"
-
-
 def main() -> int:
     """Measure, print, and write benchmarks/results/voxel_ode_rollout.json."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -193,18 +176,11 @@ def main() -> int:
     began = time.perf_counter()
     z, y, x = args.grid
     rows = measure(args, (z, y, x))
-    result = {
-        "grid": [z, y, x],
-        "rows": rows,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU, {args.device}",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "seconds": round(time.perf_counter() - began, 1),
-    }
-    write_json(ROOT / "benchmarks" / "results" / "voxel_ode_rollout.json", result)
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU, {args.device}"
     print(f"{z} x {y} x {x} cells, channels {args.channels}, depth {args.depth}, r {args.radius}")
-    for line in rows:
-        print(f"{line['what']:<38}{line['value']:>12.4g} {line['unit']:<6} {verdict(line)}".rstrip())
+    publish(
+        "voxel_ode_rollout", rows, began, grid=[z, y, x], threads=torch.get_num_threads(), machine=machine
+    )
     return 0
 
 

@@ -11,7 +11,6 @@ The table and benchmarks/results/voxel_ode_step.json say the same.
 from __future__ import annotations
 
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -26,8 +25,8 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+from benchmarks._table import publish, row  # noqa: E402
 from common import device as devices  # noqa: E402
-from common.files import write_json  # noqa: E402
 from common.noise import torch_stream  # noqa: E402
 from voxel_ode.config import KERNEL_MODES, ModelConfig, TrainConfig  # noqa: E402
 from voxel_ode.convolutions import BACKENDS, choose_backends, convolve, set_backends  # noqa: E402
@@ -254,34 +253,12 @@ def stem_rows() -> Table:
     ]
 
 
-def row(what: str, value: float, unit: str, target: float | None = None) -> dict[str, Any]:
-    """Return a line of the table; without a target it is there to compare with."""
-    rounded = [None if x is None else float(f"{x:.4g}") for x in (value, target)]
-    return {"what": what, "value": rounded[0], "unit": unit, "target": rounded[1]}
-
-
-def verdict(line: dict[str, Any]) -> str:
-    """Say whether a line meets its target."""
-    if line["target"] is None:
-        return ""
-    met = "met" if line["value"] <= line["target"] else "missed"
-    return f"at most {line['target']:.4g} {line['unit']}: {met}"
-
-
 def main() -> int:
     """Measure, print, and write benchmarks/results/voxel_ode_step.json."""
     torch.set_num_threads(1)
     began = time.perf_counter()
     rows = peer_rows() + mode_rows() + route_rows() + stem_rows()
-    result = {
-        "rows": rows,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU, one thread",
-        "torch": torch.__version__,
-        "seconds": round(time.perf_counter() - began, 1),
-    }
-    write_json(ROOT / "benchmarks" / "results" / "voxel_ode_step.json", result)
-    for line in rows:
-        print(f"{line['what']:<58}{line['value']:>10.4g} {line['unit']:<10} {verdict(line)}".rstrip())
+    publish("voxel_ode_step", rows, began)
     return 0
 
 

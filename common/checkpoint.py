@@ -58,6 +58,19 @@ class Checkpoint:
     rng: list[dict[str, torch.Tensor]] = field(default_factory=list)
 
 
+_KINDS: dict[str, type[Any]] = {
+    "package": str,
+    "kind": str,
+    "config": dict,
+    "normalization": dict,
+    "state_dict": dict,
+    "training": dict,
+    "step": int,
+    "epoch": int,
+    "rng": list,
+}
+
+
 def plain_weights(module: nn.Module) -> dict[str, torch.Tensor]:
     """Return the weights of `module` on the CPU, without the prefixes of DDP and compile.
 
@@ -193,6 +206,9 @@ def load(path: str | Path, *, package: str | None = None, kinds: Iterable[str] =
     if missing:
         raise DataError(f"{path}: keys {missing} are missing; use an older checkpoint")
     content = {name: document[name] for name in names}
+    wrong = [name for name, kind in _KINDS.items() if not isinstance(content[name], kind)]
+    if wrong or not all(isinstance(v, torch.Tensor) for v in content["state_dict"].values()):
+        raise DataError(f"{path}: {wrong or ['state_dict']} are of a wrong type; use an older checkpoint")
     if package is not None and content["package"] != package:
         raise DataError(
             f"{path}: checkpoint of package {content['package']!r}, expected {package!r}; "
@@ -223,7 +239,7 @@ def newest_first(folder: str | Path, pattern: str) -> list[Path]:
     """Return the files of `folder` that match `pattern`, by the last number in their names."""
 
     def number(path: Path) -> int:
-        digits = "".join(c if c.isdigit() else " " for c in path.stem).split()
+        digits = "".join(c if c.isdecimal() else " " for c in path.stem).split()
         return int(digits[-1]) if digits else -1
 
     return sorted(Path(folder).glob(pattern), key=number, reverse=True)
@@ -283,6 +299,8 @@ def load_safetensors(path: str | Path, *, package: str, kinds: Iterable[str] = (
     try:
         config, normalization = json.loads(metadata["config"]), json.loads(metadata["normalization"])
         step = int(metadata["step"])
-    except ValueError as error:
+        if not isinstance(config, dict) or not isinstance(normalization, dict):
+            raise ValueError("config or normalization is no object")
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: metadata cannot be read ({error}); export it again") from error
     return Checkpoint(metadata["package"], metadata["kind"], config, normalization, weights, step=step)

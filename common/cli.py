@@ -97,7 +97,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments: "):
-            unknown = message.removeprefix("unrecognized arguments: ").split()[0]
+            unknown = next(iter(message.removeprefix("unrecognized arguments: ").split()), "''")
             known = [name for action in self._actions for name in action.option_strings]
             near = difflib.get_close_matches(unknown.split("=")[0], known, n=1)
             message = f"{unknown}: unknown flag" + (f", did you mean {near[0]}?" if near else "")
@@ -256,7 +256,7 @@ def _read_config(
             document = json.load(file)
     except OSError as error:
         raise UserError(f"--config {path}: cannot be read ({error.strerror}); check the path") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: no valid JSON ({error}); expected an object of flag values") from error
     if isinstance(document, dict) and isinstance(document.get("config"), dict):
         document = document["config"]
@@ -311,7 +311,7 @@ def main(function: Callable[[Sequence[str]], int | None], argv: Sequence[str] | 
 
     code = record(_exit_code)(function, sys.argv[1:] if argv is None else argv)
     if launched():
-        leave(code)
+        leave(code or EXIT_DONE)
     sys.exit(code)
 
 

@@ -7,17 +7,18 @@ packages one after another and makes the page and `results.json` from what they 
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+from common.cli import option
 from common.errors import DataError, StrataError
-from common.files import write_json
-from common.report import Picture, Row, Section
+from common.files import read_json, write_json
+from common.report import Picture, Row, Section, load_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,6 +39,56 @@ class Step:
     def command(self) -> str:
         """The line that a user would type."""
         return shlex.join(["python", f"scripts/{self.script}", *self.flags])
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoOptions:
+    """Where a package's demo puts its files."""
+
+    out: str = option("", "folder of the demo; none = results/demo/<package>")
+
+
+class Demo:
+    """One package's demo: its folder, its clock, its steps, and what it leaves for the page.
+
+    Args:
+        package: the package.
+        options: of the command line.
+
+    Attributes:
+        out: folder of the demo.
+        shown: the same as the commands on the page name it, relative to the project.
+    """
+
+    def __init__(self, package: str, options: DemoOptions) -> None:
+        self.package = package
+        self.out = (Path(options.out) if options.out else ROOT / "results/demo" / package).resolve()
+        self.shown = str(self.out.relative_to(ROOT) if self.out.is_relative_to(ROOT) else self.out)
+        self._started = time.perf_counter()
+
+    def step(self, what: str, script: str, flags: Sequence[str]) -> float:
+        """Run one of the package's scripts and return its wall seconds."""
+        return run_step(Step(what, f"{self.package}/{script}", flags))
+
+    def rows(self, seconds: float, results: str = "evaluation/results.json") -> list[Row]:
+        """Return the measured rows of a results file, with the seconds of the training that gave them."""
+        command = f"make demo MODEL={self.package}"
+        found = load_rows(self.out / results)
+        return [dataclasses.replace(row, seconds=round(seconds, 1), command=command) for row in found]
+
+    def pictures(self, wanted: Iterable[tuple[str, str, str]]) -> list[Picture]:
+        """Return the figures that are there of (path below the demo's folder, caption, text in its place)."""
+        return [
+            Picture(f"{self.package}/{name}", caption, alt)
+            for name, caption, alt in wanted
+            if (self.out / name).is_file()
+        ]
+
+    def save(self, rows: Sequence[Row], **parts: Any) -> None:
+        """Write section.json; `parts` are further fields of `Section`, the parameters those of the rows."""
+        seconds = round(time.perf_counter() - self._started, 1)
+        given = {"parameters": rows[0].parameters, **parts}
+        save_section(self.out / "section.json", Section(self.package, rows=rows, seconds=seconds, **given))
 
 
 def run_step(step: Step) -> float:
@@ -68,9 +119,9 @@ def load_section(path: str | Path) -> Section:
         DataError: the file is missing or holds something else.
     """
     try:
-        fields = json.loads(Path(path).read_text(encoding="utf-8"))
+        fields = read_json(path, "run the package's demo again")
         fields["figures"] = [Picture(**picture) for picture in fields["figures"]]
         fields["rows"] = [Row(**row) for row in fields["rows"]]
         return Section(**fields)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path}: no section of the demo ({error}); run the package's demo again") from error

@@ -92,6 +92,32 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(_jsonable(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def is_file(path: str | Path) -> bool:
+    """Return whether `path` is a file; a text that can be no name, as one too long, is none."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def read_json(path: str | Path, advice: str) -> Any:
+    """Return the document of a JSON file.
+
+    Args:
+        path: the file.
+        advice: what to do when it cannot be used; the end of the message.
+
+    Raises:
+        DataError: it is missing, no UTF-8 text, no JSON, or nested too deep.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {advice}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: no valid JSON ({error}); {advice}") from error
+
+
 def _jsonable(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(k): _jsonable(v) for k, v in value.items()}

@@ -40,7 +40,7 @@ class _Type:
     def dtype(self) -> np.dtype:
         """Return the type, of real numbers only."""
         plain = self.code.lstrip("<>|=")
-        if plain[:1] not in "fiub" or not plain[1:].isdigit():
+        if plain[:1] not in "fiub" or not plain[1:].isdecimal():
             raise ValueError(f"an array of type {self.code!r}, expected real numbers")
         return np.dtype(("" if self.order in ("", "|", "=") else self.order) + plain)
 

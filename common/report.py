@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import json
 import math
 import os
 import urllib.parse
@@ -104,12 +103,7 @@ def load_rows(path: str | Path) -> list[Row]:
     Raises:
         DataError: the file is missing, no JSON list, or a row is not valid; the message names it.
     """
-    try:
-        items = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); run the demo first") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: no valid JSON ({error}); delete it and run the demo again") from error
+    items = files.read_json(path, "run the demo again")
     if not isinstance(items, list):
         raise DataError(f"{path}: found {type(items).__name__}, expected a list of rows")
     rows = []

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from common.arrays import require_honest
 from common.errors import DataError
 from common.files import atomic_path
 
@@ -71,6 +72,7 @@ def read_npz(path: str | Path, *, objects: tuple[str, ...] = ()) -> dict[str, np
     try:
         with zipfile.ZipFile(path) as archive:
             for item in archive.infolist():
+                require_honest(path, item)
                 name = item.filename.removesuffix(".npy")
                 with archive.open(item) as stream:
                     shape, _, dtype = _header(stream)

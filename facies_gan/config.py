@@ -74,6 +74,7 @@ class TrainingOptions:
     num_diversity_samples: int = option(3, "noise draws a section and iteration")
     lambda_proportion: float = option(5.0, "weight of the facies proportions")
     lambda_variogram: float = option(0.0, "weight of the contrast and of the variograms to 8 cells")
+    lambda_connectivity: float = option(0.0, "weight of how much of each facies hangs together")
     interpolator: str = option("area", "how sections reach coarser scales", choices=INTERPOLATORS)
     use_wells: bool = option(True, "condition on wells: random ones, and those of the files")
     use_seismic: bool = option(False, "condition on seismic")
@@ -99,6 +100,9 @@ class TrainingOptions:
     group_batch_size: tuple[int, ...] = option((), "batch_size group by group; the last one goes on")
     group_diversity_samples: tuple[int, ...] = option((), "num_diversity_samples group by group")
     group_crop_size: tuple[int, ...] = option((), "crop_size group by group", unit="px of the scale")
+    group_lambda_diversity: tuple[float, ...] = option((), "lambda_diversity group by group")
+    group_lambda_variogram: tuple[float, ...] = option((), "lambda_variogram group by group")
+    group_lambda_connectivity: tuple[float, ...] = option((), "lambda_connectivity group by group")
 
     def __post_init__(self) -> None:
         """Check what the flags alone can say."""
@@ -161,12 +165,13 @@ _LEAST = {
     "padding_size": 0, "noise_channels": 1, "noise_amp": 0.0, "min_noise_amp": 0.0, "scale0_noise_amp": 0.0,
     "generator_steps": 1, "discriminator_steps": 1, "lr_g": 0.0, "lr_d": 0.0, "lr_decay": 1,
     "lambda_grad": 0.0, "gp_interval": 1, "alpha": 0.0, "lambda_diversity": 0.0, "num_diversity_samples": 1,
-    "lambda_proportion": 0.0, "lambda_variogram": 0.0, "max_random_wells": 0, "max_random_points": 0,
-    "num_real_facies": 1, "num_generated_per_real": 1,
+    "lambda_proportion": 0.0, "lambda_variogram": 0.0, "lambda_connectivity": 0.0,
+    "max_random_wells": 0, "max_random_points": 0, "num_real_facies": 1, "num_generated_per_real": 1,
 }  # fmt: skip
 
 _GROUP_LEAST = {
-    "group_iter_factor": 0.01, "group_batch_size": 1, "group_diversity_samples": 1, "group_crop_size": 12
+    "group_iter_factor": 0.01, "group_batch_size": 1, "group_diversity_samples": 1, "group_crop_size": 12,
+    "group_lambda_diversity": 0.0, "group_lambda_variogram": 0.0, "group_lambda_connectivity": 0.0,
 }  # fmt: skip
 
 

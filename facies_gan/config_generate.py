@@ -55,7 +55,7 @@ class GenerateConfig:
                 raise ValueError(f"--{name} {getattr(self, name)}: expected {value} or more")
         if 0 < self.tile < 16:
             raise ValueError(f"--tile {self.tile}: expected 16 or more, or 0")
-        if self.halo != "auto" and not self.halo.isdigit():
+        if self.halo != "auto" and not self.halo.isdecimal():
             raise ValueError(f"--halo {self.halo}: expected auto or a number of cells")
         if self.halo != "auto" and not self.tile:
             raise ValueError("--halo works with --tile only")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
@@ -26,7 +28,7 @@ class ScaleCritic(nn.Module):
         super().__init__()
         a = architecture
         width = a.features[scale]
-        options = {"kernel_size": a.kernel_size, "padding": a.padding}
+        options: dict[str, Any] = {"kernel_size": a.kernel_size, "padding": a.padding}
         hidden = [nn.Conv2d(width, width, **options) for _ in range(a.num_layers - 2)]
         first = nn.Conv2d(a.num_classes + a.condition_channels, width, **options)
         self.convolutions = nn.ModuleList([first, *hidden, nn.Conv2d(width, 1, **options)])

@@ -26,7 +26,6 @@ from facies_gan.well_folder import read_wells
 from facies_gan.wells import WellSet
 
 IMAGE_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff", ".jpg", ".jpeg")
-GRID_SUFFIXES = (".gslib", ".sgems", ".dat", ".txt", ".gs", ".out", ".grdecl")
 DEFAULT_ORIGIN = (1.0, 1.0, 1.0)
 
 

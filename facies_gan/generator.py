@@ -108,7 +108,7 @@ class ScaleGenerator(nn.Module):
         self.shrink, self.border = a.shrink, a.border
         width = a.features[scale]
         first = a.noise_channels + a.condition_channels + (a.num_classes if scale else 0)
-        options = {"kernel_size": a.kernel_size, "padding": a.padding}
+        options: dict[str, Any] = {"kernel_size": a.kernel_size, "padding": a.padding}
         hidden = [nn.Conv2d(width + a.condition_channels, width, **options) for _ in range(a.num_layers - 2)]
         self.convolutions = nn.ModuleList(
             [nn.Conv2d(first, width, **options), *hidden, nn.Conv2d(width, a.num_classes, **options)]

@@ -9,7 +9,7 @@ import numpy as np
 from common.errors import DataError
 from common.files import write_text
 from facies_gan.geometry import AXES, GridGeometry
-from facies_gan.gslib import MAX_CELLS, Grid, GridHeader, read_text
+from facies_gan.gslib import MAX_CELLS, Grid, GridHeader, read_text, whole_number
 
 _SHIFT_NOTE = "-- FACIES = code + 1, because simulators reserve 0"
 
@@ -42,9 +42,10 @@ def read_grdecl(path: str | Path) -> Grid:
     text = read_text(path)
     words = " ".join(line.split("--")[0] for line in text.splitlines()).replace("/", " / ").split()
     size = _keyword(words, "SPECGRID", path)[:3]
-    if not all(word.isdigit() and int(word) > 0 for word in size) or len(size) < 3:
-        raise DataError(f"{path}: SPECGRID {' '.join(size)}, expected nx ny nz")
-    nx, ny, nz = map(int, size)
+    numbers = [whole_number(word) for word in size]
+    if len(numbers) < 3 or min(numbers) < 1:
+        raise DataError(f"{path}: SPECGRID {' '.join(size)[:80]}, expected nx ny nz")
+    nx, ny, nz = numbers
     if nx * ny * nz > MAX_CELLS:
         raise DataError(f"{path}: SPECGRID of {nx * ny * nz} cells, expected at most {MAX_CELLS}")
     values: list[int] = []

@@ -33,6 +33,9 @@ class GroupPlan:
         batch_size: sections a process.
         draws: m, noise draws a section.
         crop: window of the scales whose grid is larger.
+        diversity: weight of the diversity term.
+        variogram: weight of the variogram term.
+        connectivity: weight of the connectivity term.
     """
 
     index: int
@@ -41,6 +44,9 @@ class GroupPlan:
     batch_size: int
     draws: int
     crop: int
+    diversity: float = 1.0
+    variogram: float = 0.0
+    connectivity: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -75,6 +81,9 @@ def plan_groups(options: TrainingOptions, earlier: Sequence[GroupPlan] = ()) -> 
                 _at(options.group_batch_size, index, options.batch_size),
                 _at(options.group_diversity_samples, index, options.num_diversity_samples),
                 _at(options.group_crop_size, index, options.crop_size),
+                _at(options.group_lambda_diversity, index, options.lambda_diversity),
+                _at(options.group_lambda_variogram, index, options.lambda_variogram),
+                _at(options.group_lambda_connectivity, index, options.lambda_connectivity),
             )
         )
     return plans
@@ -144,6 +153,7 @@ class GroupGenerator(nn.Module):
         self.injects = list(injects)
         self.mode = mode
         self._run = {k: compiled(blocks[k]) for k in self.scales}
+        self._borders = {k: blocks[k].border for k in self.scales}
 
     def forward(self, previous: torch.Tensor | None, inputs: Sequence[ScaleInput]) -> list[ScaleResult]:
         """Return the results of the group's scales.
@@ -167,7 +177,7 @@ class GroupGenerator(nn.Module):
 
     def _one(self, k: int, given: ScaleInput, prior: torch.Tensor | None) -> tuple[Pass, torch.Tensor | None]:
         """Run the fakes, and with them the reconstruction when there is one."""
-        block, border = self._run[k], self.blocks[str(k)].border
+        block, border = self._run[k], self._borders[k]
         draws = given.noise.shape[0] // given.condition.shape[0]
         condition = given.condition.repeat_interleave(draws, dim=0)
         if given.rebuilt_prior is None:

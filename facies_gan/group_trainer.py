@@ -235,11 +235,11 @@ class GroupTrainer:
         ]
         return torch.cat(parts).to(self.guard.device)
 
-    def _generator_losses(self, batch: Batch, results: list[ScaleResult] | None, turn: int) -> Values:
+    def _generator_losses(self, batch: Batch, results: Sequence[ScaleResult] | None, turn: int) -> Values:
         """Return L_G and its parts, summed over scales; `results` None = run the group on new noise."""
         if results is None:
             previous, inputs = self.inputs(batch, turn, rebuild=True)
-            results = self._generate(previous, inputs)
+            results = list(self._generate(previous, inputs))
         device = self.guard.device
         values: Values = {"loss": torch.zeros((), device=device)}
         with torch.autocast(device.type, enabled=False):
@@ -265,25 +265,34 @@ class GroupTrainer:
         mask = real.new_zeros(real.shape[0], *real.shape[2:])
         if self.pyramid.has_data:
             mask = condition[:, self.pyramid.num_classes]
-            share = 1.0 if self.pyramid.injects[k] else COARSE_WELL_SHARE
-            loss = losses.well_loss(
-                result.logits.float(),
-                real.repeat_interleave(draws, dim=0),
-                mask.repeat_interleave(draws, dim=0),
-            )
-            parts["G_Well_Constraint"] = o.well_weight * share * loss
+            parts["G_Well_Constraint"] = self._well_term(k, result.logits.float(), real, mask)
         assert result.rebuilt is not None
         target = batch.anchor[1] if batch.anchor and k == 0 else real
         parts["G_Reconstruction"] = o.alpha * losses.reconstruction_loss(result.rebuilt.float(), target)
         late = batch.iteration >= DIVERSITY_FROM * self.plan.iterations
-        if draws > 1 and o.lambda_diversity > 0 and late:
+        if draws > 1 and self.plan.diversity > 0 and late:
             pairs = fake.view(real.shape[0], draws, *fake.shape[1:])
-            parts["G_Diversity"] = o.lambda_diversity * losses.diversity_loss(pairs, mask)
+            parts["G_Diversity"] = self.plan.diversity * losses.diversity_loss(pairs, mask)
         cells = batch.cell_weights[i]
         parts["G_Proportion"] = o.lambda_proportion * losses.proportion_loss(fake, real, cells)
-        if o.lambda_variogram > 0:
-            parts["G_Variogram"] = o.lambda_variogram * losses.variogram_loss(fake, real, cells)
+        if self.plan.variogram > 0:
+            parts["G_Variogram"] = self.plan.variogram * losses.variogram_loss(fake, real, cells)
+        if self.plan.connectivity > 0:
+            stream = torch_stream(self.seed, "lines", batch.group, batch.iteration)
+            row, column = torch.rand(2, generator=stream).tolist()
+            reach = losses.connectivity_loss(fake, real, (row, column), cells)
+            parts["G_Connectivity"] = self.plan.connectivity * reach
         return parts
+
+    def _well_term(
+        self, k: int, logits: torch.Tensor, real: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the weighted L_well: each draw has the datum where it is set, their mean its share below."""
+        draws, weight = self.plan.draws, self.options.well_weight
+        if not self.pyramid.injects[k]:
+            return weight * COARSE_WELL_SHARE * losses.well_loss(logits, real, mask, draws)
+        each, told = (x.repeat_interleave(draws, dim=0) for x in (real, mask))
+        return weight * losses.well_loss(logits, each, told)
 
     def averaged(self) -> dict[int, dict[str, torch.Tensor]]:
         """Return the averaged weights of the group's generators by scale."""

@@ -120,6 +120,11 @@ def read_text(path: str | Path) -> str:
     return data.decode("utf-8-sig", errors="replace")
 
 
+def whole_number(word: str) -> int:
+    """Return a word of at most 18 digits as a number; 0 for anything else."""
+    return int(word) if word.isdecimal() and len(word) <= 18 else 0
+
+
 def _numbers(tokens: list[str], path: str | Path, what: str) -> np.ndarray:
     try:
         return np.array(tokens, dtype=np.float64)
@@ -206,7 +211,7 @@ def read_grid(path: str | Path, *, variable: str = "", dims: tuple[int, ...] = (
 def _variables(lines: list[str], path: str | Path) -> tuple[list[str], int]:
     """Return the names of the variables (lines 3 on) and the number of the first line of values."""
     words = lines[1].split()
-    count = int(words[0]) if words and words[0].isdigit() else 0
+    count = whole_number(words[0]) if words else 0
     if not 1 <= count <= 1000 or len(lines) < 2 + count:
         raise DataError(
             f"{path}: line 2 is {lines[1].strip()[:40]!r}, expected the number of variables, then a name a "

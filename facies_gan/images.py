@@ -12,7 +12,6 @@ from PIL import Image, UnidentifiedImageError
 from common.errors import DataError
 from common.files import write_bytes
 
-CHANNEL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _DEEP_MODES = {"I", "I;16", "I;16B", "I;16L", "F"}
 
 

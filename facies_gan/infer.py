@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections.abc import Iterator
@@ -16,8 +15,8 @@ from common import device as devices
 from common import distributed
 from common.checkpoint import content_hash
 from common.device import resolve_precision
-from common.errors import DataError, UserError
-from common.files import make_folder, remove_stale_temporaries, write_json
+from common.errors import UserError
+from common.files import make_folder, read_json, remove_stale_temporaries, write_json
 from common.log import get_logger
 from common.run import MachineOptions, describe_run, machine
 from facies_gan import pictures
@@ -156,10 +155,7 @@ def _earlier(config: GenerateConfig, run: MachineOptions, settings: dict[str, An
             f"{folder}: holds realisations; extend them with --first_index, replace them with --overwrite, "
             "or choose another --out_path"
         )
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); replace the set with --overwrite") from error
+    saved = read_json(path, "replace the set with --overwrite")
     return EarlierSet(folder, settings, config.first_index, saved)
 
 

@@ -163,7 +163,10 @@ def _section_to_dict(section: StoredSection) -> dict[str, Any]:
 
 def _section_from_dict(values: dict[str, Any]) -> StoredSection:
     table = values["wells"]
-    wells = WellSet.empty() if table is None else WellSet(*table.numpy(), tuple(values["names"]))
+    wells = WellSet.empty()
+    if table is not None:
+        rows, cols, facies, ids = table.numpy()
+        wells = WellSet(rows, cols, facies, ids, tuple(values["names"]))
     labels, seismic = values["labels"], values["seismic"]
     return StoredSection(
         values["stem"],

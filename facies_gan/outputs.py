@@ -197,7 +197,7 @@ def read_csv(path: Path) -> list[dict[str, Any]]:
     try:
         with open(path, encoding="utf-8", newline="") as file:
             return [{n: value(n, t) for n, t in row.items()} for row in csv.DictReader(file)]
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, csv.Error) as error:
         raise DataError(
             f"{path}: cannot be read ({error}); generate the set again with --overwrite"
         ) from error

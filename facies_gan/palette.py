@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import DataError
-from common.files import write_json
+from common.files import read_json, write_json
 from common.log import get_logger
 
 MAX_FACIES = 16
@@ -277,12 +276,7 @@ def read_palette(path: str | Path) -> Palette:
     Raises:
         DataError: unreadable, or an entry is wrong.
     """
-    try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: no valid JSON ({error}); expected a list of code, name, rgb") from error
+    entries = read_json(path, "expected a list of code, name, rgb")
     if not isinstance(entries, list) or not entries:
         raise DataError(f"{path}: holds a {type(entries).__name__}, expected a list of code, name, rgb")
     for number, entry in enumerate(entries):

@@ -19,7 +19,8 @@ from facies_gan.wells import WellSet
 MOST_COMPARED, MOST_IN_MDS = 6, 40
 GREY = (200, 200, 200)
 EDGE = "#D55E00"
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def in_house_look(draw: Callable[P, R]) -> Callable[P, R]:

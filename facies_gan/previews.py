@@ -68,16 +68,15 @@ class Previews:
         for number, anchor in enumerate(anchors[: max(NUM_SCORED, o.num_real_facies)]):
             real = self._real(simulator, number)
             conditioning = self._conditioning(simulator, anchor)
-            count = max(1, o.num_generated_per_real if o.plot_facies else 1)
-            if number < NUM_SCORED:
-                count = max(count, -(-NUM_SCORED // len(anchors)))
+            shown = max(1, o.num_generated_per_real if o.plot_facies else 1)
+            scored = -(-NUM_SCORED // len(anchors)) if number < NUM_SCORED else 1
             noise = realisation_noise(simulator.card, PREVIEW_SEED + number)
-            made = simulator.realise(conditioning, noise, range(count))
+            made = simulator.realise(conditioning, noise, range(max(shown, scored)))
             if number < NUM_SCORED:
                 fakes += list(made.labels)
                 reals.append(real)
                 plain.append((made.plain == simulator.data_at_top(conditioning)).reshape(-1))
-            rows.append(self._row(simulator, conditioning, real, made.labels))
+            rows.append(self._row(simulator, conditioning, real, made.labels[:shown]))
         if o.plot_facies:
             self._show(rows, simulator.top)
         return self._scores(fakes, reals, np.concatenate(plain))

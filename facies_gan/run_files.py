@@ -107,10 +107,15 @@ def assemble(folder: Path) -> Checkpoint:
         found.append(checkpoints.load(path, package=PACKAGE, kinds=[SCALE_KINDS["generator"]]))
     if not found:
         raise DataError(f"{folder}: neither model.pt nor 0/generator.pt; name the folder of a finished run")
-    card = ModelCard.from_dict(found[0].normalization)
-    amplitudes = [
-        float(ModelCard.from_dict(part.normalization).amplitudes[k]) for k, part in enumerate(found)
-    ]
+    try:
+        card = ModelCard.from_dict(found[0].normalization)
+        amplitudes = [
+            float(ModelCard.from_dict(part.normalization).amplitudes[k]) for k, part in enumerate(found)
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise DataError(
+            f"{folder}: the description of a scale cannot be read ({error!r}); train again"
+        ) from error
     weights = flat_weights({k: part.state_dict for k, part in enumerate(found)})
     card = replace(card, amplitudes=tuple(amplitudes))
     return model_checkpoint(card, weights, found[0].config, found[-1].step)
@@ -144,7 +149,7 @@ def write_start(folder: Path, options: TrainingOptions, sections: Sequence[Store
 def remove_scales(folder: Path) -> None:
     """Delete the scale folders and the model of an earlier run."""
     for path in folder.glob("[0-9]*"):
-        if path.name.isdigit() and (path / "shape.json").is_file():
+        if path.name.isdecimal() and (path / "shape.json").is_file():
             shutil.rmtree(path)
     for name in ("model.pt", "options.json", "wells.npz", "profiler_trace.json"):
         (folder / name).unlink(missing_ok=True)

@@ -176,13 +176,13 @@ class Samples:
             number = iteration % len(self.anchors)
             prior, *pair = self.anchor_input(number)
             anchor = (pair[0], pair[1])
-        stacked = {
+        stacked: dict[str, list[Any]] = {
             name: [torch.stack(list(grids)) for grids in zip(*(s[name] for s in samples), strict=True)]
             for name in ("condition", "real", "real_condition", "rebuilt_prior")
         }
         if prior is not None:
             stacked["rebuilt_prior"].insert(0, prior)
-        shared = {
+        shared: dict[str, list[Any]] = {
             name: [
                 None if grids[0] is None else torch.stack(list(grids))
                 for grids in zip(*(s[name] for s in samples), strict=True)

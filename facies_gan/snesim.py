@@ -19,7 +19,6 @@ import numpy as np
 from facies_gan.wells import WellSet
 
 PIP_NAME = "scikit-mps"
-MAX_CLASSES = 16
 _TI, _DATA, _PARAMETERS = "ti.dat", "data.dat", "snesim.txt"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ from facies_gan.setup import LAYOUT, Setup, prepare, resolve_run
 from facies_gan.simulator import Simulator
 from facies_gan.step_profiler import StepProfiler
 
+DRY_RUN_SECTIONS = 2
 ADVICE = "lower --batch_size, --crop_size or --num_diversity_samples, or use --precision bf16"
 
 
@@ -305,19 +306,26 @@ def _networks(setup: Setup, kind: Any) -> list[Any]:
 
 
 def _try_one_batch(task: FaciesTask, plans: Sequence[GroupPlan]) -> None:
-    """Run one iteration of every group without keeping anything, and say its shapes and time."""
+    """Run one iteration of every group without keeping anything, and say its shapes and time.
+
+    Of a large batch only a few sections are run: the time grows with their number.
+    """
     total = 0.0
     for plan in plans:
         task.start_phase(f"group {plan.index + 1}")
-        batch = task.setup.samples.batch(plan, 0)
+        few = replace(plan, batch_size=min(plan.batch_size, DRY_RUN_SECTIONS))
+        batch = task.setup.samples.batch(few, 0)
         for k, real in zip(plan.scales, batch.real, strict=True):
-            shapes = list(real.shape), list(batch.condition[k].shape)
-            get_logger().info(f"scale {k}: sections {shapes[0]}, conditioning {shapes[1]}")
+            shapes = ([plan.batch_size, *grid.shape[1:]] for grid in (real, batch.condition[k]))
+            get_logger().info("scale {}: sections {}, conditioning {}".format(k, *shapes))
         started = time.perf_counter()
         values = task.step(batch, 0)
         loss = float(values["Mean/G_Total"])
         devices.synchronize(task.guard.device)
-        seconds = time.perf_counter() - started
+        seconds = (time.perf_counter() - started) * plan.batch_size / few.batch_size
         total += seconds * plan.iterations
-        get_logger().info(f"group {plan.index + 1}: {seconds:.2f} s an iteration, generator loss {loss:.3g}")
+        told = "" if few == plan else f", reckoned from {few.batch_size} of {plan.batch_size} sections"
+        get_logger().info(
+            f"group {plan.index + 1}: {seconds:.2f} s an iteration{told}, generator loss {loss:.3g}"
+        )
     get_logger().info(f"about {total / 60:.1f} minutes in all on this machine")

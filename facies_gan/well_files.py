@@ -226,6 +226,8 @@ def _points(path: Path, names: list[str], columns: dict[str, np.ndarray], wells:
     if number is not None and not wells:
         wells = [f"{v:g}" for v in columns[number].tolist()]
     codes = columns.pop(facies)
+    if wells and len(wells) != len(codes):
+        raise DataError(f"{path}: {len(wells)} names of wells for {len(codes)} data; give one to each datum")
     for name, values in [*columns.items(), (facies, codes)]:
         if not np.isfinite(values).all():
             row = int(np.flatnonzero(~np.isfinite(values))[0])

@@ -78,7 +78,10 @@ class TrainConfig:
     samples_per_epoch: int = option(200, "samples an epoch with --synthetic")
     data_preset: str = option("mixed", "kind of geology with --synthetic", choices=DATA_PRESETS)
     lr: float = option(0.0, "learning rate; 0 = 2e-3 (hr, unet) or 5e-5 (mtl)")
-    weight_decay: float = option(1e-2, "of AdamW, on kernels")
+    optimizer: str = option(
+        "adamw", "adamw, or muon: orthogonal updates of the kernels", choices=("adamw", "muon")
+    )
+    weight_decay: float = option(1e-2, "on kernels")
     warmup_steps: int = option(20, "linear warm-up", unit="steps")
     ema: float = option(0.999, "decay of the averaged weights; 0 = off")
     augment: bool = option(True, "turn and flip the training crops")
@@ -199,12 +202,19 @@ def demo() -> TrainConfig:
 
 def standard() -> TrainConfig:
     """Return a short training on the standard cubes: about eleven minutes on one core."""
-    return TrainConfig(steps=1000, batch_train=2, crop=(32,), ema=0.995, disturb=False)
+    return TrainConfig(steps=1000, batch_train=2, crop=(32,), ema=0.995, disturb=False, optimizer="muon")
 
 
 def large() -> TrainConfig:
     """Return the training of the shipped weights: cubes made on the fly, all kinds of geology."""
-    return TrainConfig(synthetic=True, data_preset="mixed", epochs=60, samples_per_epoch=400, batch_train=4)
+    return TrainConfig(
+        synthetic=True,
+        data_preset="mixed",
+        epochs=60,
+        samples_per_epoch=400,
+        batch_train=4,
+        optimizer="muon",
+    )
 
 
 def mtl() -> TrainConfig:

@@ -63,7 +63,7 @@ class SurveyConfig:
         """Check what the flags alone can say."""
         if not self.input:
             raise ValueError("--input: missing; name a seismic volume")
-        if self.overlap != "exact" and not self.overlap.isdigit():
+        if self.overlap != "exact" and not self.overlap.isdecimal():
             raise ValueError(f"--overlap {self.overlap}: expected voxels or exact")
         if not 0 <= self.threshold < 1:
             raise ValueError(f"--threshold {self.threshold}: expected between 0 and 1")

@@ -9,7 +9,6 @@ and an image is there only when asked for, with "solved_tau", the time solved fr
 from __future__ import annotations
 
 import copy
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from torch.utils.data import Dataset
 
 from common.errors import DataError, UserError
+from common.files import read_json
 from common.noise import numpy_stream
 from common.normalization import ClippedZScore
 from common.sampling import Draw
@@ -381,9 +381,9 @@ def read_description(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        description = read_json(path, "run make_data.py again")
         n1, n2, n3 = (int(n) for n in description["shape"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise DataError(f"{path}: not readable ({error}); run make_data.py again") from error
     return {**description, "shape": (n1, n2, n3)}
 

@@ -54,7 +54,7 @@ def read_network(path: str | Path = "") -> tuple[Checkpoint, torch.nn.Module]:
     try:
         network = build_network(found.config["network"], found.kind, found.config["heads"])
         network.load_state_dict(found.state_dict)
-    except (KeyError, RuntimeError, UserError) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError, UserError) as error:
         raise DataError(f"{path}: its weights do not fit its config ({error}); use another file") from error
     return found, network
 
@@ -70,7 +70,7 @@ def load(path: str | Path = "", device: str | torch.device = "cpu", *, precision
     found, network = read_network(path)
     device = devices.resolve_device(str(device))
     network = devices.channels_last(fuse_batch_norm(network)).to(device)
-    fitted = stored(found.normalization)
+    fitted = fitted_numbers(found, path)
     return Model(
         network=network,
         layout=found.config["network"],
@@ -81,10 +81,25 @@ def load(path: str | Path = "", device: str | torch.device = "cpu", *, precision
         sha256=checkpoints.content_hash(found.state_dict),
         device=device,
         precision=resolve_precision(precision, device),
-        temperature=float(fitted.get("temperature", 1.0)),
-        threshold=float(fitted.get("threshold", 0.5)),
-        keeps_residual=bool(fitted.get("rgt_residual", True)),
+        **fitted,
     )
+
+
+def fitted_numbers(found: Checkpoint, path: str | Path) -> dict[str, Any]:
+    """Return what was fitted after the training: temperature, threshold, keeps_residual.
+
+    Raises:
+        DataError: they are no numbers.
+    """
+    try:
+        fitted = stored(found.normalization)
+        return {
+            "temperature": float(fitted.get("temperature", 1.0)),
+            "threshold": float(fitted.get("threshold", 0.5)),
+            "keeps_residual": bool(fitted.get("rgt_residual", True)),
+        }
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: its calibration cannot be read ({error}); use another file") from error
 
 
 def load_as_asked(path: str, kind: str, config: SurveyConfig, device: torch.device, precision: str) -> Model:

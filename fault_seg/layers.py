@@ -21,20 +21,33 @@ class Conv3d(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolution of `x` [B, C, Z, Y, X]."""
+        return self.convolve(x, self.weight, self.bias)
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return the convolution of `x` with a kernel of the size of this layer's."""
         tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage] - public, in no __all__
         if tracing or torch.compiler.is_compiling():
-            return super().forward(x)
+            return self._conv_forward(x, weight, bias)
         reach, stride = self.dilation[0] * (self.kernel_size[0] - 1), self.stride[0]
         half, odd = divmod((x.shape[2] - 1) // stride + 1, 2)
         small = len(x) == 1 and x.shape[1:4].numel() <= 20480  # the bound of PyTorch's choice
         if not (small and reach and half and not odd and x.dtype == torch.float32 and x.device.type == "cpu"):
-            return super().forward(x)
+            return self._conv_forward(x, weight, bias)
         padding = int(self.padding[0])
         x = F.pad(x, (0, 0, 0, 0, padding, padding))
         length = stride * (half - 1) + reach + 1
         pair = torch.cat([x.narrow(2, 0, length), x.narrow(2, stride * half, length)])
-        pair = F.conv3d(pair, self.weight, self.bias, self.stride, (0, padding, padding), self.dilation)
+        pair = F.conv3d(pair, weight, bias, self.stride, (0, padding, padding), self.dilation)
         return torch.cat(pair.split(1), dim=2)
+
+
+def side_by_side(first: Conv3d, second: Conv3d, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the outputs of two equal layers on the same `x` by one convolution, which is faster than two."""
+    weight = torch.cat([first.weight, second.weight])
+    biases = [layer.bias for layer in (first, second) if layer.bias is not None]
+    both = first.convolve(x, weight, torch.cat(biases) if biases else None)
+    left, right = both.split([len(first.weight), len(second.weight)], dim=1)
+    return left, right
 
 
 def up2(x: Tensor) -> Tensor:

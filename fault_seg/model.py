@@ -20,7 +20,15 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from common.errors import UserError
 from fault_seg.angles import normal_from_angles, outer_from_normal
-from fault_seg.layers import Conv3d, check_multiple, coarser, pad_to_multiple, through, up2
+from fault_seg.layers import (
+    Conv3d,
+    check_multiple,
+    coarser,
+    pad_to_multiple,
+    side_by_side,
+    through,
+    up2,
+)
 from fault_seg.mtl import MultitaskNet
 from fault_seg.unet import UNet
 
@@ -51,7 +59,11 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the activated features."""
-        return _silu(self.norm(self.conv(x)))
+        return self.activate(self.conv(x))
+
+    def activate(self, x: Tensor) -> Tensor:
+        """Return normalised and activated features of what the convolution made."""
+        return _silu(self.norm(x))
 
 
 class ResidualBlock(nn.Module):
@@ -135,13 +147,24 @@ class HighResolutionNet(nn.Module):
             outputs["orient"] = up2(self.orient_head(features).float())
         if "fault" in self.heads or "dhr" in self.heads:
             top = self.up0(torch.cat([up2(self.squeeze0(features)), full], dim=1))
-        if "fault" in self.heads:
-            logit = self.fault_head(top).float()
-            outputs["fault_logit"] = logit + 4 * x[:, 2:3] if self.kind == "refine" else logit
-        if "dhr" in self.heads:
-            dhr = self.dhr_head(top).float()
-            outputs["dhr"] = dhr + x[:, 1:2] if self.kind == "refine" else dhr
+            outputs |= self._full_grid_outputs(top)
+        if self.kind == "refine":
+            outputs["fault_logit"] = outputs["fault_logit"] + 4 * x[:, 2:3]
+            outputs["dhr"] = outputs["dhr"] + x[:, 1:2]
         return outputs
+
+    def _full_grid_outputs(self, top: Tensor) -> dict[str, Tensor]:
+        """Return fault_logit and dhr, those of the chosen heads."""
+        if "dhr" not in self.heads:
+            return {"fault_logit": self.fault_head(top).float()}
+        if "fault" not in self.heads:
+            return {"dhr": self.dhr_head(top).float()}
+        fault, dhr = cast(ConvBlock, self.fault_head[0]), cast(ConvBlock, self.dhr_head[0])
+        of_fault, of_dhr = side_by_side(fault.conv, dhr.conv, top)
+        return {
+            "fault_logit": self.fault_head[1](fault.activate(of_fault)).float(),
+            "dhr": self.dhr_head[1](dhr.activate(of_dhr)).float(),
+        }
 
     def _context(self, quarter: Tensor) -> Tensor:
         """Return 16 channels on the 1/4 grid that have seen the maps down to 1/16."""

@@ -32,6 +32,7 @@ from fault_seg.volume_readers import open_raw
 Shape = tuple[int, int, int]
 PATCH_FORMAT = "strata-patches-1"
 INDEX = "index.json"
+MAX_AXIS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,9 @@ def _read_index(folder: Path) -> tuple[PatchGrid, dict[str, Any], int]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: no index of patches ({error}); write them again with --patch") from error
     sizes = (*shape, *patch, overlap + 1 if type(overlap) is int else 0)
-    if len(sizes) != 7 or any(type(n) is not int or n < 1 for n in sizes):
+    if len(sizes) != 7 or any(type(n) is not int or not 1 <= n <= MAX_AXIS for n in sizes):
         raise DataError(
-            f"{path}: shape {shape}, patch {patch}, overlap {overlap}, expected positive whole numbers; "
+            f"{path}: shape {shape}, patch {patch}, overlap {overlap}, expected 1 to {MAX_AXIS}; "
             "write the patches again"
         )
     if overlap >= min(patch):

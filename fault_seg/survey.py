@@ -80,7 +80,7 @@ def make_plan(model: Model, shape: tuple[int, int, int], block: int, overlap: st
     """
     exact = overlap == "exact" and bool(model.radius)  # a network of rgt alone has no local output
     halo = (model.radius or 0) if exact else 0
-    share = 0 if exact else min(int(overlap) if overlap.isdigit() else 32, block // 2)
+    share = 0 if exact else min(int(overlap) if overlap.isdecimal() else 32, block // 2)
     channels = 9 + model.has_spread
     # Statistics over space make the tiles of mtl differ: the whole volume where it fits.
     limit = max(shape) if model.layout == "mtl" else block

@@ -32,6 +32,7 @@ from fault_seg.losses import published_loss, strata_loss
 from fault_seg.maps import stack_maps, volumes_from
 from fault_seg.metrics import score_cube
 from fault_seg.model import build_network, pad_to_multiple, parameter_count, receptive_radius
+from fault_seg.muon import Muon
 from fault_seg.start import freeze, inference_network, start_from
 from fault_seg.train_data import make_datasets
 
@@ -88,7 +89,9 @@ class FaultTask(Task):
         self.network = network.to(guard.device)
         self.ema = Ema(self.network, config.ema) if config.ema else None
         trained = distributed.parallel(self.network)
-        optimizer = adamw(trained, config.peak_lr, config.weight_decay)
+        optimizer = {"adamw": adamw, "muon": Muon}[config.optimizer](
+            trained, config.peak_lr, config.weight_decay
+        )
         schedule = warmup_cosine(optimizer, config.warmup_steps, total_steps, FINAL_LR_FRACTION)
         self.update = Updater(
             trained,
@@ -231,11 +234,12 @@ class FaultTask(Task):
         self.update.load_state_dict(state)
 
     def accept(self, found: Checkpoint) -> None:
-        """Refuse to continue from another layout or set of heads."""
-        for name in ("network", "heads"):
-            if found.config[name] != self.config[name]:
+        """Refuse to continue from another layout, set of heads or optimizer."""
+        for name in ("network", "heads", "optimizer"):
+            theirs = found.config.get(name, "adamw")  # checkpoints from before the choice say no optimizer
+            if theirs != self.config[name]:
                 raise DataError(
-                    f"--resume: the checkpoint has {name} {found.config[name]}, this run "
+                    f"--resume: the checkpoint has {name} {theirs}, this run "
                     f"{self.config[name]}; use the flags of the first start"
                 )
 

@@ -10,6 +10,7 @@ Cell-centred finite volumes with harmonic face permeabilities, upwind advection,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sparse
@@ -140,7 +141,8 @@ def five_point(
     right, left = np.zeros_like(centre), np.zeros_like(centre)
     right[:, :-1], left[:, :-1] = east, west  # the last entry of a row joins no neighbours
     diagonals = [centre.ravel(), right.ravel()[:-1], left.ravel()[:-1], north.ravel(), south.ravel()]
-    return sparse.diags_array(diagonals, offsets=[0, 1, -1, nx, -nx]).tocsc()
+    offsets: Any = [0, 1, -1, nx, -nx]
+    return sparse.diags_array(diagonals, offsets=offsets).tocsc()
 
 
 def factored(matrix: sparse.csc_matrix) -> SuperLU:

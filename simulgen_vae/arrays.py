@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import tokenize
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from common.arrays import DAMAGE, open_npz
 from common.errors import DataError
 from common.legacy_pickle import read_pickled_array
 from simulgen_vae.canonical import split_columns, trajectory_shape
 from simulgen_vae.hdf5_input import find_item, open_h5
 
-# What NumPy and zipfile raise on damaged files; a header is parsed as Python literals.
-DAMAGE = (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError)
-DAMAGE = (*DAMAGE, KeyError, TypeError, AttributeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
-_UNCHECKED_BYTES = 64 << 20
-_MAX_EXPANSION = 100
 NAMES = {"fields": ("fields", "U"), "params": ("params", "P"), "images": ("images", "G"), "ntr": ("ntr",)}
 
 
@@ -127,29 +120,16 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     Raises:
         DataError: it is damaged, has no fields, or would grow beyond measure when read.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            found = {}
-            for name, spellings in NAMES.items():
-                for spelling in spellings:
-                    if spelling in archive.files and name not in found:
-                        _require_honest(archive, spelling, path)
-                        found[name] = archive[spelling]
-            names = list(archive.files)
-    except DAMAGE as error:
-        raise DataError(f"{path}: no readable npz file ({error}); write it with np.savez") from error
+    with open_npz(path) as archive:
+        found = {}
+        for name, spellings in NAMES.items():
+            for spelling in spellings:
+                if spelling in archive.files and name not in found:
+                    found[name] = archive[spelling]
+        names = list(archive.files)
     if "fields" not in found:
         raise DataError(f"{path}: holds {names[:8]}, expected an array fields or U; rename it")
     return found
-
-
-def _require_honest(archive: Any, name: str, path: Path) -> None:
-    info = archive.zip.getinfo(f"{name}.npy")
-    if info.file_size > _UNCHECKED_BYTES and info.file_size > _MAX_EXPANSION * max(1, info.compress_size):
-        raise DataError(
-            f"{path}: {name} grows from {info.compress_size} to {info.file_size} bytes, expected at most "
-            f"{_MAX_EXPANSION} times as much; write it with np.save"
-        )
 
 
 def read_pickle(path: Path) -> np.ndarray:

@@ -127,7 +127,8 @@ def fit_krr(x: np.ndarray, zeta: np.ndarray, scales: np.ndarray, seed: int) -> t
     def fit(choice: tuple[float, float], rows: np.ndarray, values: np.ndarray) -> Regression:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # singular matrices fall back to least squares, and lose
-            return KernelRidge(kernel="rbf", gamma=choice[0], alpha=choice[1]).fit(rows, values).predict
+            settings: dict[str, Any] = {"gamma": choice[0], "alpha": choice[1]}
+            return KernelRidge(kernel="rbf", **settings).fit(rows, values).predict
 
     grid = [(gamma, alpha) for gamma in KRR_GAMMA for alpha in KRR_ALPHA]
     gamma, alpha = _best(grid, fit, x, zeta, scales, seed)
@@ -137,7 +138,7 @@ def fit_krr(x: np.ndarray, zeta: np.ndarray, scales: np.ndarray, seed: int) -> t
 def _matern(num_inputs: int, scale: float = 1.0) -> Any:
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-    lengths = np.full(num_inputs, np.sqrt(num_inputs))
+    lengths: Any = np.full(num_inputs, np.sqrt(num_inputs))
     matern = Matern(length_scale=lengths, length_scale_bounds=(1e-2, 1e4), nu=2.5)
     signal = ConstantKernel(scale, (1e-6 * scale, 1e6 * scale))
     return signal * matern + WhiteKernel(1e-4 * scale, (1e-10 * scale, scale))
@@ -146,7 +147,7 @@ def _matern(num_inputs: int, scale: float = 1.0) -> Any:
 def _gaussian_process(kernel: Any, seed: int, optimise: bool = True) -> Any:
     from sklearn.gaussian_process import GaussianProcessRegressor
 
-    optimizer = "fmin_l_bfgs_b" if optimise else None
+    optimizer: Any = "fmin_l_bfgs_b" if optimise else None
     return GaussianProcessRegressor(kernel, alpha=1e-10, optimizer=optimizer, random_state=seed)
 
 

@@ -84,6 +84,7 @@ class TrainConfig:
     conditioner: str = option("auto", "predictors to train; the guard chooses", choices=CONDITIONERS)
     field_net: str = option("auto", "train the grid network", choices=("auto", "on", "off"))
     max_cpu_s: float = option(600.0, "CPU time for the predictors of --conditioner auto", unit="s")
+    ensemble: int = option(1, "conditioners whose mean predicts and whose spread enters the error bars")
     param_dir: str = option("", "folder of pictures, or CSV file or folder, when not in the data set")
     param_data_type: str = option("", "suffix of the files in --param_dir, for example .png")
     num_param: int = option(0, "number of parameters, checked; 0 = from the file")
@@ -140,7 +141,7 @@ class TrainConfig:
         self._check_ranges()
         if len(self.filters) < 2:
             raise ValueError(f"--filters {' '.join(map(str, self.filters))}: expected two or more stages")
-        if self.num_modes != "auto" and not (self.num_modes.isdigit() and int(self.num_modes) > 0):
+        if self.num_modes != "auto" and not (self.num_modes.isdecimal() and int(self.num_modes) > 0):
             raise ValueError(f"--num_modes {self.num_modes}: expected auto or a number above 0")
         unknown = set(self.baseline_names) - set(BASELINES)
         if unknown:
@@ -148,7 +149,7 @@ class TrainConfig:
 
     def _check_counts(self) -> None:
         least_one = ("batch_size", "lc_batch_size", "latent_dim_end", "latent_dim", "lr_t0", "lr_t_mult")
-        for name in (*least_one, "recon_iter", "num_var", "dataset", "epochs"):
+        for name in (*least_one, "recon_iter", "num_var", "dataset", "ensemble", "epochs"):
             least = 0 if name == "epochs" else 1
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} {getattr(self, name)}: expected {least} or more")

@@ -123,7 +123,7 @@ def convert(name: str, text: str, where: str) -> Any:
     text = SPELLINGS.get(name, {}).get(text, text)
     try:
         value = parse_bool(text) if kind is bool else _number(text, int) if kind is int else kind(text)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         expected = {bool: "0 or 1", int: "a whole number", float: "a number"}.get(kind, kind.__name__)
         raise DataError(f"{where} is {text!r}, expected {expected}; correct it") from error
     if kind is float and value - value != 0:
@@ -216,7 +216,7 @@ def resolve(
 def _file_layers(config: TrainConfig, preset: str) -> list[tuple[str, dict[str, Any]]]:
     """Return (origin, values) of the text files that are there, in rising precedence."""
     layers = []
-    candidates = [FOLDER / f"preset{preset}.txt"] if preset.isdigit() else []
+    candidates = [FOLDER / f"preset{preset}.txt"] if preset.isdecimal() else []
     paths = [Path(config.preset_file)] if config.preset_file else [*candidates, FOLDER / "preset.txt"]
     for path in paths:
         lines = read_lines(path, "--preset_file", bool(config.preset_file))

@@ -75,7 +75,7 @@ class InferConfig(ConstraintFlags):
     def ends(self) -> tuple[int, int]:
         """The two samples of `--interpolate`."""
         parts = self.interpolate.replace(" ", "").split(",")
-        if len(parts) != 2 or not all(p.isdigit() for p in parts):
+        if len(parts) != 2 or not all(p.isdecimal() for p in parts):
             raise ValueError(f"--interpolate {self.interpolate}: expected two sample numbers I,J")
         return int(parts[0]), int(parts[1])
 

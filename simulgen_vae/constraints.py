@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.arrays import open_npz
 from common.errors import DataError, UserError
 from simulgen_vae.balance import Balance, rms
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 MODES = ("hard", "soft")
 STORED = ("dirichlet_mask", "dirichlet_value")  # names among the arrays of a deliverable
 Residual = Callable[[Tensor, Tensor, Tensor], Tensor]
-_DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,9 @@ class Settings:
     @classmethod
     def of(cls, config: Mapping[str, Any], **changes: str) -> Settings:
         """Return those of a training's config; a change that is "" keeps what the training was told."""
-        found = {n: config[n] for n in cls.__dataclass_fields__ if config.get(n) is not None}
-        return cls(**(found | {name: value for name, value in changes.items() if value}))
+        found: dict[str, Any] = {n: config[n] for n in cls.__dataclass_fields__ if config.get(n) is not None}
+        found |= {name: value for name, value in changes.items() if value}
+        return cls(**found)
 
     @property
     def any(self) -> bool:
@@ -114,13 +114,8 @@ def read_dirichlet(path: str | Path, shape: tuple[int, int, int]) -> tuple[np.nd
         raise UserError(
             f"--dirichlet {path}: no such file, expected an npz with mask and value; check the path"
         )
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            mask, value = archive["mask"], archive["value"]
-    except _DAMAGE as error:
-        raise DataError(
-            f"{path}: no readable npz with mask and value ({error}); write it with np.savez"
-        ) from error
+    with open_npz(path, "expected an npz with mask and value; write it with np.savez") as archive:
+        mask, value = archive["mask"], archive["value"]
     if mask.shape != (nodes,) or mask.dtype.kind not in "biu":
         raise DataError(f"{path}: mask {mask.dtype} {mask.shape}, expected bool ({nodes},), one a node")
     full = {(nodes,), (frames, nodes)} if num_fields == 1 else set()

@@ -55,13 +55,28 @@ def vae_gp_contender(vae: HierarchicalVae) -> Contender:
 
 
 def vae_net_contender(
-    vae: HierarchicalVae, conditioner: Conditioner, refit: Callable[[TrainingSet], Conditioner]
+    vae: HierarchicalVae,
+    conditioner: Conditioner,
+    refit: Callable[[TrainingSet], Conditioner],
+    ensemble: int = 1,
 ) -> Contender:
-    """Return the conditioner that was trained on all rows; `refit` trains another one on a fold's rows."""
+    """Return the conditioner that was trained on all rows.
+
+    Args:
+        vae: whose decoder stands behind it.
+        conditioner: trained on all rows.
+        refit: trains another one, on a fold's rows or for the ensemble, with the set's seed.
+        ensemble: conditioners that predict together; a fold trains one.
+    """
     config = {"kind": "vae_net"}
+
+    def fit(rows: TrainingSet) -> LatentNetPredictor:
+        others = [refit(dataclasses.replace(rows, seed=rows.seed + k)) for k in range(1, ensemble)]
+        return LatentNetPredictor(config, vae, conditioner, others).eval()
+
     return Contender(
         "vae_net",
-        lambda _rows: LatentNetPredictor(config, vae, conditioner).eval(),
+        fit,
         fit_fold=lambda rows: LatentNetPredictor(config, vae, refit(rows)).eval(),
     )
 

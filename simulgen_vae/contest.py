@@ -19,8 +19,8 @@ from common.device import few_threads
 from common.log import get_logger
 from common.noise import torch_stream
 from simulgen_vae.field_metric import FieldMetric
-from simulgen_vae.pairs import batched, pair_of
-from simulgen_vae.predictor import Predictor, TrainingSet
+from simulgen_vae.pairs import batched, disagreement, pair_of
+from simulgen_vae.predictor import Predictor, TrainingSet, deviations_of
 
 SMALL = 400  # training rows below which cross-validation replaces the validation split
 FOLDS = 5
@@ -28,6 +28,14 @@ TIE = 0.01  # within this share of the best mean error the simpler candidate shi
 SIMPLEST_FIRST = ("gp2", "direct", "vae_gp", "vae_net", "field_net")
 WEIGHTS = (0.25, 0.5, 0.75)
 POD_GP = "gp2"  # the POD + Gaussian process regression that every network has to beat
+
+
+Spread = Callable[[int, int, int], torch.Tensor]
+
+
+def _no_spread(_row: int, num: int, _seed: int) -> torch.Tensor:
+    """Stand for one who knows no spread."""
+    return torch.zeros(num, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,7 @@ class Contender:
         name: of `SIMPLEST_FIRST`.
         fit: trains on a set of rows.
         leave_one_out: fitted predictor and its rows -> held-out predictions [n, r_s, T]; None for networks.
+            Such a predictor has `left_out_deviations` too.
         fit_fold: cheaper training for the folds; None = `fit`.
         num_folds: folds that are held out, at most `FOLDS`; rows of the others are not scored.
         wide: its tensors are large enough for several CPU threads.
@@ -61,6 +70,7 @@ class Candidate:
         held_out: [n, r_s, T] its predictions for the rows of the contest; NaN where it made none.
         how: leave-one-out, 5-fold or validation.
         seconds: CPU time of everything.
+        spread: (row, num, seed) -> draws [num, r_s, T] around that prediction, by whoever made it.
     """
 
     name: str
@@ -68,6 +78,7 @@ class Candidate:
     held_out: torch.Tensor
     how: str
     seconds: float
+    spread: Spread = field(default=_no_spread, repr=False)
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,7 @@ class Contest:
         candidates: by name.
         held_out: [n, r_s, T] of the winner on `rows`.
         rows: the set that was scored: training rows, or the validation split.
+        spread: of those predictions, see `Candidate`.
     """
 
     verdict: Verdict
@@ -142,6 +154,12 @@ class Contest:
     candidates: Mapping[str, Candidate] = field(repr=False)
     held_out: torch.Tensor = field(repr=False)
     rows: TrainingSet = field(repr=False)
+    spread: Spread = field(default=_no_spread, repr=False)
+
+    @property
+    def by_validation(self) -> bool:
+        """Whether the validation split decided."""
+        return all(candidate.how == "validation" for candidate in self.candidates.values())
 
 
 def fold_numbers(num_rows: int, num_folds: int, seed: int) -> torch.Tensor:
@@ -163,29 +181,51 @@ def enter(contender: Contender, train: TrainingSet, validation: TrainingSet | No
     predictor = contender.fit(train)
     if len(train) >= SMALL and validation is not None and len(validation):
         held_out, how = predict_rows(predictor, validation), "validation"
+        spread = spread_of([predictor], validation, torch.zeros(len(validation), dtype=torch.int64))
     elif contender.leave_one_out is not None:
         held_out, how = contender.leave_one_out(predictor, train), "leave-one-out"
+        spread = left_out_spread(predictor, train)
     else:
         fit, count = contender.fit_fold or contender.fit, contender.num_folds
-        held_out, how = cross_validate(fit, train, count), f"{FOLDS}-fold"
+        (held_out, spread), how = cross_validate(fit, train, count), f"{FOLDS}-fold"
         how += "" if count == FOLDS else f" ({count} of them)"
-    return Candidate(contender.name, predictor, held_out, how, time.process_time() - started)
+    return Candidate(contender.name, predictor, held_out, how, time.process_time() - started, spread)
+
+
+def spread_of(predictors: Sequence[Predictor], rows: TrainingSet, who: torch.Tensor) -> Spread:
+    """Return the spread of predictions where row i was predicted by number `who[i]`."""
+
+    def spread(i: int, num: int, seed: int) -> torch.Tensor:
+        return deviations_of(predictors[int(who[i])], rows.subset(torch.tensor([i])), num, seed)
+
+    return spread
+
+
+def left_out_spread(predictor: Any, rows: TrainingSet) -> Spread:
+    """Return the spread of leave-one-out predictions: each row's without itself and its mirror image."""
+
+    def spread(i: int, num: int, seed: int) -> torch.Tensor:
+        group = [i] if rows.symmetry is None else [i, len(rows) + i]
+        return predictor.left_out_deviations(torch.tensor(group), num, seed)
+
+    return spread
 
 
 def cross_validate(
     fit: Callable[[TrainingSet], Predictor], train: TrainingSet, num_folds: int = FOLDS
-) -> torch.Tensor:
-    """Return the prediction [n, r_s, T] of each row by a predictor fitted without the row's fold.
+) -> tuple[torch.Tensor, Spread]:
+    """Return the prediction [n, r_s, T] of each row by a predictor fitted without the row's fold, its spread.
 
     Only the first `num_folds` folds are held out where time is short; the rows of the others stay NaN.
     """
     folds = fold_numbers(len(train), min(FOLDS, len(train)), train.seed)
     held_out = torch.full_like(train.c, float("nan"))
+    predictors = []
     for number in range(min(num_folds, int(folds.max()) + 1)):
         out = torch.nonzero(folds == number)[:, 0]
-        predictor = fit(train.subset(torch.nonzero(folds != number)[:, 0]))
-        held_out[out] = predict_rows(predictor, train.subset(out))
-    return held_out
+        predictors.append(fit(train.subset(torch.nonzero(folds != number)[:, 0])))
+        held_out[out] = predict_rows(predictors[-1], train.subset(out))
+    return held_out, spread_of(predictors, train, folds)
 
 
 def scored_rows(
@@ -278,12 +318,32 @@ def run_contest(
         counts = {c.name: c.num_folds for c in contenders}
         kept = scored_rows(list(candidates.values()), counts, rows)
         rows = rows.subset(kept)
-        candidates = {n: dataclasses.replace(c, held_out=c.held_out[kept]) for n, c in candidates.items()}
+        candidates = {n: _only(c, kept) for n, c in candidates.items()}
     verdict = judge(list(candidates.values()), rows.c, FieldMetric(rows.basis))
     chosen = [candidates[name] for name in verdict.members]
     if len(chosen) == 1:
-        return Contest(verdict, chosen[0].predictor, candidates, chosen[0].held_out, rows)
+        only = chosen[0]
+        return Contest(verdict, only.predictor, candidates, only.held_out, rows, only.spread)
     first, second = chosen
     mix = verdict.weight * first.held_out + (1.0 - verdict.weight) * second.held_out
     winner = pair_of(first.predictor, second.predictor, verdict.weight)
-    return Contest(verdict, winner, candidates, mix, rows)
+    return Contest(verdict, winner, candidates, mix, rows, pair_spread(first, second, verdict.weight))
+
+
+def _only(candidate: Candidate, kept: torch.Tensor) -> Candidate:
+    """Return a candidate with its predictions of some rows."""
+
+    def spread(i: int, num: int, seed: int) -> torch.Tensor:
+        return candidate.spread(int(kept[i]), num, seed)
+
+    return dataclasses.replace(candidate, held_out=candidate.held_out[kept], spread=spread)
+
+
+def pair_spread(first: Candidate, second: Candidate, weight: float) -> Spread:
+    """Return the spread of a mix, as `Pair.draws` has it."""
+
+    def spread(i: int, num: int, seed: int) -> torch.Tensor:
+        own = weight * first.spread(i, num, seed) + (1.0 - weight) * second.spread(i, num, seed + 1)
+        return own + disagreement(first.held_out[i] - second.held_out[i], weight, num)
+
+    return spread

@@ -18,7 +18,7 @@ from common.noise import torch_stream
 from common.optim import adamw, clip_gradients
 from simulgen_vae.features import InputFeatures, informative_features
 from simulgen_vae.field_metric import FieldMetric
-from simulgen_vae.predictor import Inputs, Predictor, TrainingSet
+from simulgen_vae.predictor import Inputs, Predictor, TrainingSet, draws_of_members
 from simulgen_vae.reduced import fit_trajectory_pod
 
 MAX_MODES = 250
@@ -112,6 +112,11 @@ class Direct(Predictor):
         """Return the spread of the networks, [B, r_s, T]; None with one network."""
         return self.members(inputs).std(0) if len(self.nets) > 1 else None
 
+    def draws(self, inputs: Inputs, num: int, seed: int) -> torch.Tensor:
+        """Return draws [num, B, r_s, T] whose coefficients vary together as the networks' do."""
+        members = self.members(inputs)
+        return draws_of_members(members, num, seed) if len(members) > 1 else super().draws(inputs, num, seed)
+
 
 class _Rows(NamedTuple):
     """What the networks are trained on: features [n, F], scores [n, m], mode weights [m], row weights [n]."""
@@ -165,7 +170,8 @@ def fit_predictor(data: TrainingSet, options: DirectOptions | None = None) -> Di
         share / share.sum(),
         row_weights(FieldMetric(both.basis).norm2(both.c)),
     )
-    for number, net in enumerate(predictor.nets):
+    nets: list[Any] = list(predictor.nets)
+    for number, net in enumerate(nets):
         _train(net, rows, groups, options, data.seed, number)
     return predictor.eval().requires_grad_(False)
 
@@ -178,7 +184,7 @@ def held_out_tenth(groups: torch.Tensor, seed: int, number: int) -> torch.Tensor
 
 
 def _train(
-    net: nn.Module, rows: _Rows, groups: torch.Tensor, options: DirectOptions, seed: int, number: int
+    net: DirectNet, rows: _Rows, groups: torch.Tensor, options: DirectOptions, seed: int, number: int
 ) -> None:
     """Train one network with a one-cycle learning rate and leave it in its best state."""
     initialise(net, torch_stream(seed, "direct weights", number))

@@ -232,12 +232,14 @@ def exported_program(
 
     A predictor whose own code fixes the batch is captured for one row at a time: (program, False).
     """
+    from torch._dynamo.exc import UserError as CaptureError
+
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     with torch.no_grad():
         try:
             shapes = (tuple({0: batch} for _ in arguments),)
             return torch.export.export(graph, arguments, dynamic_shapes=shapes), True
-        except torch._dynamo.exc.UserError:
+        except CaptureError:
             get_logger().warning(
                 "warning: %s fixes the batch size; captured for one row", graph.predictor.name
             )

@@ -15,10 +15,12 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from common.noise import torch_stream
-from common.optim import Ema, adamw, clip_gradients, warmup_cosine
+from common.optim import Ema, clip_gradients
 from simulgen_vae.direct import initialise, row_weights, set_to_zero
 from simulgen_vae.features import InputFeatures, fit_features
+from simulgen_vae.muon import Muon
 from simulgen_vae.predictor import PICTURE, Inputs, Predictor, TrainingSet, pictures
+from simulgen_vae.schedules import cosine_factor
 
 if TYPE_CHECKING:
     from simulgen_vae.basis import Basis
@@ -36,14 +38,17 @@ class FieldNetOptions:
     Attributes:
         steps: optimizer steps; 0 = `steps_for` the number of rows.
         batch_size: rows a step.
-        lr, weight_decay: of AdamW under a cosine.
+        lr, kernel_lr, weight_decay: of Muon under a cosine.
+        warmup: linear, fraction of the steps.
         ema: decay of the averaged weights, which are what is kept.
     """
 
     steps: int = 0
-    batch_size: int = 8
-    lr: float = 3e-3
+    batch_size: int = 4
+    lr: float = 2e-3
+    kernel_lr: float = 2e-2
     weight_decay: float = 1e-2
+    warmup: float = 0.1
     ema: float = 0.99
 
 
@@ -140,6 +145,8 @@ class FieldNet(Predictor):
 
     name = "field_net"
     coordinates: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
     mean: torch.Tensor
     scale: torch.Tensor
 
@@ -231,8 +238,8 @@ def _train(
     initialise(predictor.net, torch_stream(both.seed, "field_net weights"))
     set_to_zero(predictor.net.head)
     steps = options.steps or steps_for(len(both))
-    optimizer = adamw(predictor.net, options.lr, options.weight_decay)
-    schedule = warmup_cosine(optimizer, max(1, steps // 50), steps)
+    optimizer = Muon(predictor.net, options.lr, options.kernel_lr, options.weight_decay)
+    factor = cosine_factor(steps, max(1, round(options.warmup * steps)), 0.0)
     ema = Ema(predictor.net, options.ema)
     num_rows, size = len(targets), min(options.batch_size, len(both))
     order = torch.zeros(0, dtype=torch.int64)
@@ -247,11 +254,10 @@ def _train(
             mirrored = (batch >= num_rows)[:, None, None, None]
             truth = torch.where(mirrored, both.symmetry.apply_fields(truth), truth)
         image = None if both.images is None else pictures(both.images[batch])
-        optimizer.zero_grad(set_to_none=True)
+        predictor.net.zero_grad(set_to_none=True)
         error = ((predictor.fields(Inputs(both.params[batch], image)) - truth) / predictor.scale).square()
         (weight[own] * error.mean((1, 2, 3))).mean().backward()
         clip_gradients(predictor.net.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        optimizer.step(factor(step))
         ema.update(predictor.net)
     predictor.net.load_state_dict(ema.module.state_dict())

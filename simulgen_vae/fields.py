@@ -146,7 +146,8 @@ def _from_npz(path: Path, num_var: int, var_order: str) -> FieldData:
             raise DataError(f"{path}: images {images.dtype} {images.shape}, expected uint8 [N, H, W]")
         parts["images"] = images
     if "ntr" in found:
-        count = int(np.asarray(found["ntr"]).reshape(-1)[0]) if found["ntr"].size == 1 else 0
+        is_number = found["ntr"].size == 1 and found["ntr"].dtype.kind in "iu"
+        count = int(found["ntr"].reshape(-1)[0]) if is_number else 0
         if not 0 < count <= data.num_samples:
             raise DataError(f"{path}: ntr {found['ntr']}, expected a number 1..{data.num_samples}")
         parts["given_split"] = np.where(np.arange(data.num_samples) < count, 0, 2).astype(np.int8)

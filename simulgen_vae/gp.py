@@ -110,10 +110,23 @@ class GaussianProcess(nn.Module):
 
     def draws(self, x: torch.Tensor, num: int, seed: int) -> torch.Tensor:
         """Return draws of the predictive distribution, [num, B, q], outputs correlated as they are."""
-        noise = gaussian(
-            (num, len(x), len(self.root)), seed, "gp draws", device=x.device, dtype=torch.float64
-        )
-        return self(x) + torch.sqrt(self.variance(x))[:, None] * (noise @ self.root)
+        return self(x) + self.deviations(self.variance(x), num, seed)
+
+    def deviations(self, variance: torch.Tensor, num: int, seed: int) -> torch.Tensor:
+        """Return draws [num, B, q] around a mean, of predictive variance [B] (see `variance`)."""
+        shape, device = (num, len(variance), len(self.root)), variance.device
+        noise = gaussian(shape, seed, "gp draws", device=device, dtype=torch.float64)
+        return torch.sqrt(variance)[:, None] * (noise @ self.root)
+
+    def left_out(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the prediction [g, q] of some of its rows given all others, and its variance [g].
+
+        See `leave_out`; the variance is the diagonal of (K^-1)_gg^-1, noise included.
+        """
+        block, noise = torch.linalg.inv(self.inverse[rows][:, rows]), torch.exp(self.log_noise)
+        matrix = covariance(self.family, self.hyper, self.x[rows], self.x)
+        targets = self.mean + matrix @ self.alpha + noise * self.alpha[rows]
+        return targets - block @ self.alpha[rows], block.diagonal().clamp_min(noise)
 
     def leave_out(self, groups: torch.Tensor) -> torch.Tensor:
         """Return the prediction of every row without the rows of its own group, [n, q], in closed form.

@@ -63,6 +63,11 @@ class Gp2(Predictor):
             raise ValueError(f"{len(self.process.x)} rows are conditioned on, {len(groups)} were given")
         return self._field(self.process.leave_out(groups)[: len(data)])
 
+    def left_out_deviations(self, group: torch.Tensor, num: int, seed: int) -> torch.Tensor:
+        """Return draws [num, r_s, T] around the prediction of a row without its group, which it leads."""
+        variance = self.process.left_out(group)[1][:1]
+        return (self._field(self.process.deviations(variance, num, seed)) - self.pod_mean)[:, 0]
+
 
 def fit_predictor(data: TrainingSet) -> Gp2:
     """Fit gp2 to the rows and their mirror images.

@@ -140,7 +140,8 @@ def _write_npy(path: Path, shape: tuple[int, int, int, int], filled: _Filled) ->
     lines += [",".join(f"{value:.9g}" for value in row) for row in filled.params[:, filled.shown]]
     write_text(path.with_name(f"{path.stem}_params.csv"), "\n".join(lines) + "\n")
     with atomic_path(path.with_name(f"{path.stem}_symmetry.npz")) as temporary, temporary.open("wb") as file:
-        np.savez(file, **filled.symmetry().arrays())
+        arrays: dict[str, Any] = filled.symmetry().arrays()
+        np.savez(file, **arrays)
     if filled.config.write_images:
         write_images(path.with_name(f"{path.stem}_images"), filled.images)
 

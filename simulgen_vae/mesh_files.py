@@ -190,7 +190,7 @@ def grid_spacing(mesh: Mesh) -> tuple[float, float] | None:
 
 
 def write_series(
-    folder: Path, name: str, mesh: Mesh, time: Sequence[float], arrays: Mapping[str, np.ndarray]
+    folder: Path, name: str, mesh: Mesh, time: Sequence[float] | np.ndarray, arrays: Mapping[str, np.ndarray]
 ) -> list[Path]:
     """Write one .vtu a frame and <name>.pvd, and for even grids one .vti a frame and <name>_grid.pvd.
 

@@ -5,8 +5,8 @@ Letters: B batch, n latents, r_s spatial modes, T frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from simulgen_vae.features import InputFeatures, informative_features
 from simulgen_vae.field_net import FieldNet
 from simulgen_vae.gp import GaussianProcess, fit_gp
 from simulgen_vae.gp2 import Gp2
-from simulgen_vae.predictor import Inputs, Predictor, TrainingSet
+from simulgen_vae.predictor import Inputs, Predictor, TrainingSet, draws_of_members
 
 if TYPE_CHECKING:
     from simulgen_vae.basis import Basis
@@ -44,17 +44,38 @@ class LatentPredictor(Predictor):
 
 
 class LatentNetPredictor(LatentPredictor):
-    """The VAE's decoder behind the conditioner; both belong to the deliverable, so this has no state."""
+    """The VAE's decoder behind the conditioner; both belong to the deliverable, so they are no state of this.
+
+    With an ensemble, further conditioners are; the mean of all predicts, and they are what its draws vary by.
+    """
 
     name = "vae_net"
 
-    def __init__(self, config: Mapping[str, Any], vae: HierarchicalVae, conditioner: Conditioner) -> None:
-        super().__init__(config, vae)
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        vae: HierarchicalVae,
+        conditioner: Conditioner,
+        others: Sequence[Conditioner] = (),
+    ) -> None:
+        super().__init__({**config, "num_others": len(others)}, vae)
         self._conditioner = (conditioner,)
+        self.others = nn.ModuleList(others)
+
+    def members(self, inputs: Inputs) -> torch.Tensor:
+        """Return each conditioner's coefficients, [E, B, r_s, T]."""
+        networks: list[Any] = [*self._conditioner, *self.others]
+        latents = [torch.cat(network.latents(inputs.params, inputs.image), 1) for network in networks]
+        return torch.stack([self.decode(part) for part in latents])
 
     def forward(self, inputs: Inputs) -> torch.Tensor:
         """Return the coefficients [B, r_s, T]."""
-        return self.decode(torch.cat(self._conditioner[0].latents(inputs.params, inputs.image), 1))
+        return self.members(inputs).mean(0)
+
+    def draws(self, inputs: Inputs, num: int, seed: int) -> torch.Tensor:
+        """Return draws [num, B, r_s, T]; equal ones without an ensemble."""
+        members = self.members(inputs)
+        return draws_of_members(members, num, seed) if len(members) > 1 else super().draws(inputs, num, seed)
 
 
 class LatentGp(nn.Module):
@@ -65,20 +86,33 @@ class LatentGp(nn.Module):
         self.features = InputFeatures(**features)
         self.processes = nn.ModuleList(GaussianProcess(**p) for p in processes)
 
+    @property
+    def _all(self) -> list[GaussianProcess]:
+        return cast("list[GaussianProcess]", list(self.processes))
+
     def forward(self, inputs: Inputs) -> torch.Tensor:
         """Return the latents [B, n], float32."""
         x = self.features(inputs)
-        return torch.cat([process(x) for process in self.processes], 1).float()
+        return torch.cat([process(x) for process in self._all], 1).float()
 
     def draws(self, inputs: Inputs, num: int, seed: int) -> torch.Tensor:
         """Return draws of the latents, [num, B, n], float32."""
         x = self.features(inputs)
-        parts = [p.draws(x, num, seed + 7919 * i) for i, p in enumerate(self.processes)]
+        parts = [p.draws(x, num, seed + 7919 * i) for i, p in enumerate(self._all)]
         return torch.cat(parts, 2).float()
+
+    def left_out(self, group: torch.Tensor, num: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the latents [1, n] of a group's first row without the group, and draws [num, n], float32."""
+        means, draws = [], []
+        for k, process in enumerate(self._all):
+            mean, variance = process.left_out(group)
+            means.append(mean[:1])
+            draws.append(mean[0] + process.deviations(variance[:1], num, seed + 7919 * k)[:, 0])
+        return torch.cat(means, 1).float(), torch.cat(draws, 1).float()
 
     def leave_out(self, groups: torch.Tensor) -> torch.Tensor:
         """Return each row's latents predicted without its group, [rows, n], float32."""
-        return torch.cat([p.leave_out(groups) for p in self.processes], 1).float()
+        return torch.cat([p.leave_out(groups) for p in self._all], 1).float()
 
 
 class LatentGpPredictor(LatentPredictor):
@@ -106,6 +140,12 @@ class LatentGpPredictor(LatentPredictor):
         """
         groups = torch.arange(len(data)).repeat(1 if data.symmetry is None else 2)
         return batched(self.decode, self.head.leave_out(groups)[: len(data)])
+
+    def left_out_deviations(self, group: torch.Tensor, num: int, seed: int) -> torch.Tensor:
+        """Return draws [num, r_s, T] around the prediction of a row without its group, which it leads."""
+        with torch.no_grad():
+            centre, draws = self.head.left_out(group, num, seed)
+            return self.decode(draws) - self.decode(centre)
 
 
 def batched(
@@ -159,6 +199,12 @@ def _loo_error(
     return float(((found - zeta) * weights).square().mean())
 
 
+def disagreement(gap: torch.Tensor, weight: float, num: int) -> torch.Tensor:
+    """Return the deviations [num, ...] by which a mixture of two varies whose means lie `gap` [...] apart."""
+    sign = 1.0 - 2.0 * (torch.arange(num, device=gap.device) % 2)
+    return sign.view(-1, *(1,) * gap.dim()) * (weight * (1.0 - weight)) ** 0.5 * gap
+
+
 class Pair(Predictor):
     """w a + (1 - w) b: the mean of a mixture of two predictors."""
 
@@ -179,9 +225,7 @@ class Pair(Predictor):
         w, first, second = self.weight, self.first(inputs), self.second(inputs)
         own = w * (self.first.draws(inputs, num, seed) - first)
         own = own + (1.0 - w) * (self.second.draws(inputs, num, seed + 1) - second)
-        sign = 1.0 - 2.0 * (torch.arange(num, device=first.device) % 2)
-        gap = (w * (1.0 - w)) ** 0.5 * (first - second)
-        return w * first + (1.0 - w) * second + own + sign[:, None, None, None] * gap
+        return w * first + (1.0 - w) * second + own + disagreement(first - second, w, num)
 
 
 def pair_of(first: Predictor, second: Predictor, weight: float) -> Pair:
@@ -222,5 +266,6 @@ def build_predictor(
     if kind == "vae_gp" and vae is not None:
         return LatentGpPredictor(config, vae).eval()
     if kind == "vae_net" and vae is not None and conditioner is not None:
-        return LatentNetPredictor(config, vae, conditioner).eval()
+        others = [type(conditioner)(conditioner.shape) for _ in range(config.get("num_others", 0))]
+        return LatentNetPredictor(config, vae, conditioner, others).eval()
     raise ValueError(f"predictor kind {kind!r} is unknown, or its VAE or network is missing")

@@ -95,7 +95,9 @@ class SurrogateTask(Task):
         self.seed = seed
         self.penalty = penalty
         self.vae = vae.to(guard.device)
-        self.conditioner = devices.channels_last(conditioner).to(guard.device) if conditioner else None
+        if conditioner is not None:
+            devices.channels_last(conditioner).to(guard.device)  # in place
+        self.conditioner = conditioner
         self.config = {
             **plain_tree(asdict(config)),
             "vae_shape": vae.shape.state(),
@@ -304,7 +306,8 @@ class SurrogateTask(Task):
 
     def networks(self) -> dict[str, nn.Module]:
         """Return the networks by name."""
-        return {VAE: self.vae} | ({CONDITIONER: self.conditioner} if self.conditioner else {})
+        found: dict[str, nn.Module] = {VAE: self.vae}
+        return found | ({CONDITIONER: self.conditioner} if self.conditioner else {})
 
     def best_weights(self) -> dict[str, Weights]:
         """Return the best weights of each network; an end-to-end result counts when it is better."""

@@ -66,6 +66,24 @@ class Predictor(nn.Module):
         return centre + spread * gaussian((num, *centre.shape), seed, "predictor draws", device=centre.device)
 
 
+def deviations_of(predictor: Predictor, row: TrainingSet, num: int, seed: int) -> torch.Tensor:
+    """Return draws of the prediction of a set of one row, less its mean prediction, [num, r_s, T]."""
+    inputs = row.inputs()
+    with torch.no_grad():
+        return (predictor.draws(inputs, num, seed) - predictor(inputs))[:, 0]
+
+
+def draws_of_members(members: torch.Tensor, num: int, seed: int) -> torch.Tensor:
+    """Return draws [num, B, r_s, T] that vary as the members [E, B, r_s, T] of an ensemble do, E > 1.
+
+    mean + sum_e xi_e (member_e - mean) / sqrt(E - 1), xi normal: coefficients vary together, every decoded
+    point has the members' own sample variance.
+    """
+    centre, count = members.mean(0), len(members)
+    xi = gaussian((num, count), seed, "ensemble draws", device=members.device).to(members.dtype)
+    return centre + torch.tensordot(xi, (members - centre) / (count - 1) ** 0.5, dims=1)
+
+
 @dataclass
 class TrainingSet:
     """The rows that a predictor may learn from.

@@ -11,7 +11,7 @@ from simulgen_vae.config import TrainConfig
 from simulgen_vae.model import HierarchicalVae
 from simulgen_vae.predictor import TrainingSet
 from simulgen_vae.refit import RefitOptions, fit_conditioner
-from simulgen_vae.uncertainty import Calibration, calibrate, held_out_residual_std
+from simulgen_vae.uncertainty import Calibration, calibrate, held_out_residual_std, held_out_scores
 
 if TYPE_CHECKING:
     from simulgen_vae.contest import Contender, Contest
@@ -36,6 +36,8 @@ def hold_contest(
     validation: TrainingSet,
     calibration: TrainingSet,
     seed: int,
+    *,
+    set_apart: bool = False,
 ) -> Outcome:
     """Fit the predictors that `config` asks for, let them compete, and calibrate the winner.
 
@@ -47,21 +49,28 @@ def hold_contest(
         validation: samples that choose, where there are many.
         calibration: samples for the error bars.
         seed: of the draws.
+        set_apart: `calibration` was kept for that alone; else, being few, what the contest held out joins it.
     """
     from simulgen_vae.contest import run_contest
 
-    contenders = _contenders(config, vae, conditioner, train)
+    contenders = contenders_of(config, vae, conditioner, train)
     contest = run_contest(contenders, train, validation)
     residual = held_out_residual_std(train.basis, contest.held_out, contest.rows)
-    bars = calibrate(contest.winner, calibration, None, residual, config.coverage, seed=seed)
+    scores: list[float] = []
+    if not set_apart and not contest.by_validation:
+        scores = held_out_scores(train.basis, contest, residual, config.coverage, seed).tolist()
+    bars = calibrate(
+        contest.winner, calibration, None, residual, config.coverage, more_scores=scores, seed=seed
+    )
     if bars.reason:
         get_logger().warning("warning: no calibrated error bars: %s", bars.reason)
     return Outcome(contest, bars)
 
 
-def _contenders(
+def contenders_of(
     config: TrainConfig, vae: HierarchicalVae, conditioner: Conditioner | None, train: TrainingSet
 ) -> list[Contender]:
+    """Return the predictors that `config` asks for; without --guard the one that ships."""
     from simulgen_vae.contenders import choose_contenders, vae_gp_contender, vae_net_contender
 
     latent = [vae_gp_contender(vae)]
@@ -72,13 +81,13 @@ def _contenders(
             batch=config.lc_batch_size,
             lr=config.lc_lr,
             weight_decay=config.lc_weight_decay,
-            max_cpu_s=config.max_cpu_s / FOLDS_AND_ONE,
+            max_cpu_s=config.max_cpu_s / (FOLDS_AND_ONE + config.ensemble - 1),
         )
 
         def refit(rows: TrainingSet) -> Conditioner:
             return fit_conditioner(rows, vae, shape, refit_options)
 
-        latent.append(vae_net_contender(vae, conditioner, refit))
+        latent.append(vae_net_contender(vae, conditioner, refit, config.ensemble))
     found = choose_contenders(
         train,
         conditioner=config.conditioner,

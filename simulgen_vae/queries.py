@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common.arrays import open_npz
 from common.errors import DataError, UserError
-from simulgen_vae.arrays import DAMAGE, open_npy
+from simulgen_vae.arrays import open_npy
 from simulgen_vae.canonical import open_canonical
 from simulgen_vae.fields import existing
 from simulgen_vae.images import read_image, threshold
@@ -75,7 +76,7 @@ def read_queries(surrogate: Surrogate, params: str, images: str, suffix: str = "
     seen = None
     if surrogate.uses_images:
         folder_files = table.files if table is not None else None
-        seen = _read_pictures(images, suffix, folder_files) if images else stored
+        seen = read_pictures(images, suffix, folder_files) if images else stored
         if seen is None:
             raise UserError(
                 "--images: missing, the model takes pictures; name a folder, a picture or an npy file"
@@ -157,14 +158,11 @@ def _array(path: Path) -> np.ndarray:
     if path.suffix.lower() == ".npy":
         values = open_npy(path)
     else:
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                name = next((n for n in ARRAY_NAMES if n in archive.files), None)
-                if name is None:
-                    raise DataError(f"{path}: holds {archive.files[:8]}, expected an array params or P")
-                values = archive[name]
-        except DAMAGE as error:
-            raise DataError(f"{path}: no readable npz file ({error}); write it with np.savez") from error
+        with open_npz(path) as archive:
+            name = next((n for n in ARRAY_NAMES if n in archive.files), None)
+            if name is None:
+                raise DataError(f"{path}: holds {archive.files[:8]}, expected an array params or P")
+            values = archive[name]
     if values.ndim == 1:
         values = values[None]
     if values.ndim != 2 or values.dtype.kind not in "fiu" or not len(values):
@@ -196,7 +194,8 @@ def _columns(table: Table, names: tuple[str, ...]) -> np.ndarray:
     return table.values
 
 
-def _read_pictures(text: str, suffix: str, files: Sequence[str] | None) -> list[Path] | np.ndarray:
+def read_pictures(text: str, suffix: str, files: Sequence[str] | None) -> list[Path] | np.ndarray:
+    """Return the pictures that `text` names: uint8 [N, H, W] of an npy file, or paths."""
     path = existing(text, "--images")
     if path.suffix.lower() == ".npy":
         found = open_npy(path)

@@ -8,6 +8,8 @@ never changes state.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
@@ -65,7 +67,8 @@ def iterate(module: nn.Module) -> None:
     """Run one power iteration in every normalised layer of `module`; call it once before an update."""
     for layer in module.modules():
         if parametrize.is_parametrized(layer, "weight"):
-            chain = layer.parametrizations["weight"]  # type: ignore[union-attr, index]
+            parametrizations: Any = layer.parametrizations
+            chain = parametrizations["weight"]
             for part in chain:
                 if isinstance(part, SpectralNorm):
                     part.iterate(chain.original)

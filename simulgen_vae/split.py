@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import DataError, UserError
-from common.files import write_json
+from common.files import read_json, write_json
 from common.noise import numpy_stream
 from simulgen_vae.field_data import FieldData
 
@@ -124,12 +123,9 @@ def read_split(path: str | Path, sample_id: Sequence[str]) -> Split:
         UserError: there is no such file.
         DataError: it is no split of these samples.
     """
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--split_file {path}: cannot be read ({error.strerror}); check the path") from error
-    except ValueError as error:
-        raise DataError(f"{path}: no valid JSON ({error}), expected lists {', '.join(PARTS)}") from error
+    if not Path(path).is_file():
+        raise UserError(f"--split_file {path}: no such file; check the path")
+    document = read_json(path, f"expected lists {', '.join(PARTS)}")
     if not isinstance(document, dict) or not all(isinstance(document.get(k), list) for k in PARTS):
         raise DataError(f"{path}: expected an object with the lists {', '.join(PARTS)}")
     row_of = {name: i for i, name in enumerate(sample_id)}

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from common.arrays import open_npz
 from common.errors import DataError, UserError
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
@@ -138,13 +139,6 @@ def read_symmetry(path: str | Path) -> Symmetry:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"--symmetry {path}: no such file, expected auto, none or an npz file")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files if name in KEYS}
-    except (OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, MemoryError) as error:
-        raise DataError(f"{path}: cannot be read ({error}), expected an npz file with {KEYS}") from error
-    except Exception as error:
-        if type(error).__module__ != "zipfile":
-            raise
-        raise DataError(f"{path}: a damaged npz file ({error}); write it again") from error
+    with open_npz(path, f"expected an npz file with {KEYS}") as archive:
+        arrays = {name: archive[name] for name in archive.files if name in KEYS}
     return Symmetry.from_arrays(arrays, str(path))

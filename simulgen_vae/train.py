@@ -324,8 +324,13 @@ def _surrogate(task: SurrogateTask, inputs: Inputs, outcome: Outcome | None) -> 
 def _contest(task: SurrogateTask, inputs: Inputs, options: TrainOptions) -> Outcome:
     split, seed = inputs.split, options.seed
     calibration = inputs.calibration if len(inputs.calibration) else split.validation
-    sets = [sample_set(task.data, rows, seed) for rows in (split.train, split.validation, calibration)]
-    return hold_contest(inputs.config, task.vae, task.conditioner, *sets, seed)
+    train, validation, bars = (
+        sample_set(task.data, rows, seed) for rows in (split.train, split.validation, calibration)
+    )
+    apart = len(inputs.calibration) > 0
+    return hold_contest(
+        inputs.config, task.vae, task.conditioner, train, validation, bars, seed, set_apart=apart
+    )
 
 
 def _names(data: FieldData) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Letters: B batch, n rows, T frames, M nodes, V fields.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from simulgen_vae.split import Split
 
 if TYPE_CHECKING:
     from simulgen_vae.basis import Basis
+    from simulgen_vae.contest import Contest
 
 NUM_DRAWS = 16
 LEAST_ROWS = 9  # of calibration; fewer cannot promise 90 %
@@ -38,7 +39,7 @@ class Calibration:
         residual_std: [T, M, V] root mean square held-out residual, physical units.
         factor: half width of the band in standard deviations; 0 = refused.
         coverage: share of points that a band is to hold.
-        num_rows: calibration trajectories.
+        num_rows: trajectories whose scores calibrated.
         reason: why there is no factor; "" when there is.
     """
 
@@ -104,6 +105,33 @@ def _spread(basis: Basis, draws: torch.Tensor) -> torch.Tensor:
     return total / max(1, len(draws) - 1)
 
 
+def held_out_scores(
+    basis: Basis, contest: Contest, residual: torch.Tensor, coverage: float, seed: int = 0
+) -> torch.Tensor:
+    """Return the score of every row of a contest, predicted by one who had not seen it, [n].
+
+    Cross-conformal prediction (Vovk 2015; Barber et al. 2021, jackknife+): each training row serves once. Its
+    own residual is taken out of the `residual` that scales it.
+    """
+    rows, scores = contest.rows, []
+    for i, found in enumerate(contest.held_out):
+        error = basis.decode(found) - basis.decode(rows.c[i])
+        rest = without_own(residual, error, len(contest.held_out))
+        with torch.no_grad():
+            own = _spread(basis, found + contest.spread(i, NUM_DRAWS, seed))
+        scores.append(trajectory_score(error, torch.sqrt(own + rest.square()), coverage))
+    return torch.tensor(scores, dtype=torch.float64)
+
+
+def without_own(residual: torch.Tensor, error: torch.Tensor, num_rows: int) -> torch.Tensor:
+    """Return `residual_std` of the other rows, given that of all and the error of one, [T, M, V]."""
+    if num_rows < 2:
+        return residual
+    square = residual.double().square()
+    others = (num_rows * square - error.double().square()) / (num_rows - 1)
+    return torch.sqrt(torch.maximum(others, FLOOR**2 * square.mean())).float()
+
+
 def trajectory_score(error: torch.Tensor, std: torch.Tensor, coverage: float) -> float:
     """Return the `coverage` quantile over all points of |error|/std: the factor that holds that share."""
     ratio = (error.abs() / std).flatten()
@@ -138,9 +166,10 @@ def calibrate(
     residual: torch.Tensor,
     coverage: float,
     *,
+    more_scores: Sequence[float] = (),
     seed: int = 0,
 ) -> Calibration:
-    """Return the calibration from rows that the predictor has not learned from; refused below 9 rows.
+    """Return the calibration from rows that the predictor has not learned from; refused below 9 scores.
 
     Args:
         predictor: what ships.
@@ -149,9 +178,10 @@ def calibrate(
             what the basis does not hold.
         residual: [T, M, V] of `held_out_residual_std`.
         coverage: share of points, 0..1.
+        more_scores: of `held_out_scores`, where there are too few rows to calibrate on.
         seed: of the draws.
     """
-    scores = []
+    scores = list(more_scores)
     for i in range(len(rows)):
         one = rows.subset(torch.tensor([i]))
         inputs = one.inputs()
@@ -163,13 +193,13 @@ def calibrate(
         factor, reason = conformal_factor(torch.tensor(scores), coverage), ""
     except UserError as error:
         factor, reason = 0.0, str(error)
-    return Calibration(residual, factor, coverage, len(rows), reason)
+    return Calibration(residual, factor, coverage, len(scores), reason)
 
 
 def calibration_rows(train: torch.Tensor, num_samples: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return (rows to train on, rows kept for calibration): a tenth of all from `SEPARATE_FROM` runs on.
 
-    With fewer runs nothing is set aside, and the validation split calibrates.
+    With fewer runs nothing is set aside: the validation split and what the contest held out calibrate.
     """
     if num_samples < SEPARATE_FROM:
         return train, train[:0]

@@ -24,7 +24,7 @@ def tile_sizes(words: tuple[str, ...]) -> tuple[int, int, int] | str:
     """
     if len(words) == 1 and words[0] in ("auto", "none"):
         return words[0]
-    if len(words) == 3 and all(word.isdigit() and int(word) > 0 for word in words):
+    if len(words) == 3 and all(word.isdecimal() and int(word) > 0 for word in words):
         z, y, x = (int(word) for word in words)
         return z, y, x
     raise ValueError(f"--tile {' '.join(words)}: expected auto, none, or three sizes above 0 (Z Y X)")

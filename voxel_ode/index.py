@@ -19,7 +19,7 @@ import numpy as np
 
 from common.arrays import open_npz
 from common.errors import DataError
-from common.files import atomic_path
+from common.files import atomic_path, is_file
 from common.log import get_logger
 from voxel_ode.prep_file import sha256_of, shrunk_patch
 from voxel_ode.prepped import PreppedSim, Shape, open_prepped
@@ -230,9 +230,9 @@ def read_index(path: Path, root: Path) -> PatchIndex:
 
 def _open_all(path: Path, sim_paths: Sequence[str], root: Path) -> list[PreppedSim]:
     for name in sim_paths:
-        if not (root / name).is_file():
+        if not is_file(root / name):
             raise DataError(
-                f"{path}: names {name}, which is not below {root}; run prep_data.py again or mend the index"
+                f"{path}: names {name[:80]!r}, which is not below {root}; run prep_data.py again"
             )
     return [open_prepped(root / name) for name in sim_paths]
 

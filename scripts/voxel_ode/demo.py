@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from common import demo, report
 from common.cli import main, option, parse
-from common.demo import Step
-from common.report import Picture, Section
+from common.demo import Demo, DemoOptions
 
 QUESTION = "How will this geothermal reservoir evolve?"
 CHECKPOINT = "train/checkpoints/best.pt"
@@ -41,73 +37,70 @@ class Config:
     size: str = option("demo", "preset of data and training", choices=("demo", "smoke"))
 
 
-@dataclass(frozen=True)
-class Options:
-    """Where its files go."""
-
-    out: Path = option(Path("results/demo/voxel_ode"), "folder of the demo")
-
-
 def run(argv: Sequence[str]) -> None:
     """Run all steps and write section.json."""
-    parsed = parse(argv, Config, Options, description=__doc__)
-    out = parsed.run.out.resolve()
-    shown = str(out.relative_to(demo.ROOT) if out.is_relative_to(demo.ROOT) else out)
-    started = time.perf_counter()
-    make_and_prepare(parsed.config, shown)
-    training_seconds = train(parsed.config, shown)
-    forecast(out, shown)
-    rows = [
-        replace(row, seconds=round(training_seconds, 1), command="make demo MODEL=voxel_ode")
-        for row in report.load_rows(out / "evaluation/results.json")
-    ]
-    measured = json.loads((out / "evaluation/evaluate.json").read_text(encoding="utf-8"))
-    section = Section(
-        package="voxel_ode",
+    parsed = parse(argv, Config, DemoOptions, description=__doc__)
+    demo = Demo("voxel_ode", parsed.run)
+    make_and_prepare(parsed.config, demo)
+    training_seconds = train(parsed.config, demo)
+    forecast(demo)
+    measured = json.loads((demo.out / "evaluation/evaluate.json").read_text(encoding="utf-8"))
+    demo.save(
+        demo.rows(training_seconds),
         title="voxel_ode: a geothermal reservoir, year after year",
         question=QUESTION,
-        figures=[
-            Picture(f"voxel_ode/evaluation/figures/{name}", caption, alt)
-            for name, caption, alt in FIGURES
-            if (out / "evaluation/figures" / name).is_file()
-        ],
-        rows=rows,
-        seconds=round(time.perf_counter() - started, 1),
+        figures=demo.pictures((f"evaluation/figures/{name}", *words) for name, *words in FIGURES),
         parameters=measured["num_weights"],
         commands=NEXT_COMMANDS,
         notes=verdict(measured),
     )
-    demo.save_section(out / "section.json", section)
 
 
-def make_and_prepare(config: Config, shown: str) -> None:
-    """Simulate reservoirs and prepare them; `shown` is the demo's folder."""
-    made = ["--preset", config.size, "--out", f"{shown}/raw", "--workers", str(config.workers)]
-    demo.run_step(Step("reservoirs from the simulator", "voxel_ode/make_data.py", [*made, "--overwrite"]))
+def make_and_prepare(config: Config, demo: Demo) -> None:
+    """Simulate reservoirs and prepare them."""
+    made = ["--preset", config.size, "--out", f"{demo.shown}/raw", "--workers", str(config.workers)]
+    demo.step("reservoirs from the simulator", "make_data.py", [*made, "--overwrite"])
     patch = ["32", "24", "24"] if config.size == "demo" else ["12", "10", "10"]
     held_out = ["--num_test", "2", "--num_val", "1"] if config.size == "demo" else ["--num_test", "1"]
     held_out += [] if config.size == "demo" else ["--num_val", "1"]
-    prepared = ["--input_root", f"{shown}/raw", "--out_root", f"{shown}/prepped", "--patch_size", *patch]
-    prep = Step("prepare", "voxel_ode/prep_data.py", [*prepared, *held_out, "--overwrite"])
-    demo.run_step(prep)
+    prepared = [
+        "--input_root",
+        f"{demo.shown}/raw",
+        "--out_root",
+        f"{demo.shown}/prepped",
+        "--patch_size",
+        *patch,
+    ]
+    demo.step("prepare", "prep_data.py", [*prepared, *held_out, "--overwrite"])
 
 
-def train(config: Config, shown: str) -> float:
+def train(config: Config, demo: Demo) -> float:
     """Train from scratch; return the seconds."""
-    flags = ["--preset", config.size, "--prepped_root", f"{shown}/prepped", "--out", f"{shown}/train"]
-    step = Step("train from scratch", "voxel_ode/train.py", [*flags, "--overwrite"])
-    return demo.run_step(step)
+    flags = [
+        "--preset",
+        config.size,
+        "--prepped_root",
+        f"{demo.shown}/prepped",
+        "--out",
+        f"{demo.shown}/train",
+    ]
+    return demo.step("train from scratch", "train.py", [*flags, "--overwrite"])
 
 
-def forecast(out: Path, shown: str) -> None:
+def forecast(demo: Demo) -> None:
     """Measure on held-out reservoirs, then forecast one as a user would."""
-    checkpoint = ["--ckpt_path", f"{shown}/{CHECKPOINT}"]
-    flags = ["--prepped_root", f"{shown}/prepped", *checkpoint, "--out", f"{shown}/evaluation"]
-    demo.run_step(Step("measure on held-out reservoirs", "voxel_ode/evaluate.py", [*flags, "--overwrite"]))
-    first = sorted((out / "prepped/test").glob("*.prepped.h5"))[0].relative_to(out)
-    flags = ["--prepped_sim_path", f"{shown}/{first}", *checkpoint]
-    flags += ["--save_path", f"{shown}/forecast/predictions.h5", "--csv", f"{shown}/forecast/wells.csv"]
-    demo.run_step(Step("forecast one of them", "voxel_ode/rollout.py", [*flags, "--overwrite"]))
+    checkpoint = ["--ckpt_path", f"{demo.shown}/{CHECKPOINT}"]
+    flags = ["--prepped_root", f"{demo.shown}/prepped", *checkpoint, "--out", f"{demo.shown}/evaluation"]
+    demo.step("measure on held-out reservoirs", "evaluate.py", [*flags, "--overwrite"])
+    first = sorted((demo.out / "prepped/test").glob("*.prepped.h5"))[0].relative_to(demo.out)
+    flags = ["--prepped_sim_path", f"{demo.shown}/{first}", *checkpoint]
+    flags += [
+        "--save_path",
+        f"{demo.shown}/forecast/predictions.h5",
+        "--csv",
+        f"{demo.shown}/forecast/wells.csv",
+    ]
+    demo.step("forecast one of them", "rollout.py", [*flags, "--overwrite"])
 
 
 def verdict(measured: dict[str, Any]) -> list[str]:

@@ -61,6 +61,8 @@ def script(name: str, arguments: list[str], folder: Path) -> tuple[int, str]:
         ("train", "--preset refine --data cubes --crop 16 --second_pass 0 --rgt_residual off"),
         ("train", "--data cubes --check last.ckpt --batch_valid 2 --out checked"),
         ("train", "--network mtl --loss published --data cubes --crop 16 --lr 1e-4 --nodes 1"),
+        ("train", "--preset standard --optimizer adamw --data cubes --crop 16 --out results/fault"),
+        ("train", "--preset standard --data cubes --crop 16 --init last.ckpt --optimizer muon"),
         ("infer", f"{VOLUME} --tta 4 --dz 2 --dy 12.5 --dx 25 --rgt_residual off --refine_model refine.ckpt"),
         ("refine", f"--input ./result {SIZES} --model ./refine.ckpt --output ./refined --refine_iters 3"),
         ("refine", f"--input ./result {SIZES} --model refine.ckpt --refine_tol 0 --keep_iters --tta 8"),

@@ -224,3 +224,21 @@ def test_odd_names(tmp_path: Path):
     path = tmp_path / "a folder" / "größe.α" / "my file.v1.txt"
     files.write_text(path, "x")
     assert path.read_text() == "x" and [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 200_000, b"9" * 5000])
+def test_read_json_of_damaged_files(tmp_path: Path, content: bytes):
+    """Empty, cut, binary, endlessly nested and endlessly long documents are refused with one line."""
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.json: no valid JSON .*; make it again"):
+        files.read_json(path, "make it again")
+    with pytest.raises(DataError, match="cannot be read"):
+        files.read_json(tmp_path, "make it again")
+
+
+def test_texts_that_name_no_file(tmp_path: Path):
+    """A name that is too long or holds a zero byte is no file, and no error."""
+    (tmp_path / "a").write_text("x")
+    assert files.is_file(tmp_path / "a")
+    assert not any(files.is_file(tmp_path / name) for name in ("b", "x" * 5000, "a\0b"))

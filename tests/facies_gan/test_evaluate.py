@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from facies_gan.baselines import is_strebelle
 from facies_gan.comparison import MEASURES, likely_accuracy, row_guess_accuracy, score, verdict
 from facies_gan.config_evaluate import EvaluateConfig
 from facies_gan.evaluate import evaluate
-from facies_gan.evaluate_data import Case, Scene, read_realisations, scaled_frame
+from facies_gan.evaluate_data import Case, Scene, read_case, read_realisations, scaled_frame
 from facies_gan.evaluate_sets import Group, Maker, MethodSet, pasted
 from facies_gan.evaluate_wells import PATTERNS, measure_blending
 from facies_gan.geometry import GridGeometry
@@ -90,6 +91,35 @@ def test_report_of_a_model(model: Path, tmp_path: Path):
     with pytest.raises(UserError, match="holds a report"):
         evaluate(config, CPU, tmp_path / "report")
     evaluate(config, replace(CPU, overwrite=True, dry_run=True), tmp_path / "report")
+
+
+def test_frame_of_the_reference(tmp_path: Path):
+    """Dimensions, column, slices, direction and coordinates of a grid file are what the flags say."""
+    cells = np.random.default_rng(0).integers(0, 2, (4, 5, 6))  # z y x
+    values = [str(v) for v in cells.reshape(-1)]
+    (tmp_path / "plain").write_text("\n".join(["6 5 4", "1", "facies", *values]) + "\n")
+    (tmp_path / "titled").write_text("\n".join(["A title", "1", "facies", *values]) + "\n")
+    two = [f"0 {v}" for v in values]
+    (tmp_path / "two").write_text("\n".join(["6 5 4", "2", "none", "facies", *two]) + "\n")
+
+    def scenes(name: str, **flags: Any) -> list[Scene]:
+        config = EvaluateConfig(realisations=tmp_path, reference=tmp_path / name, **{**FEW, **flags})
+        return read_case(config, None).scenes
+
+    found = [scene.truth for scene in scenes("plain")]
+    assert len(found) == 5 and all(np.array_equal(found[y], cells[::-1, y]) for y in range(5))
+    for name, flags in (("titled", {"grid_dims": (6, 5, 4)}), ("two", {"variable": "facies"})):
+        assert all(np.array_equal(a.truth, b) for a, b in zip(scenes(name, **flags), found, strict=True))
+    assert np.array_equal(scenes("plain", slice_axis="x")[2].truth, cells[::-1, :, 2])
+    assert np.array_equal(scenes("plain", z_down=True)[1].truth, cells[:, 1])
+    some = scenes("plain", first_section=1, num_sections=2)
+    assert [np.array_equal(s.truth, found[1 + i]) for i, s in enumerate(some)] == [True, True]
+    flat = "\n".join(["6 1 4", "1", "facies", *map(str, cells[:, 0].reshape(-1))])
+    (tmp_path / "flat").write_text(flat + "\n")
+    (tmp_path / "wells.csv").write_text(f"x,z,facies\n25,130,{cells[1, 0, 2]}\n")
+    frame = {"origin": (5.0, 1.0, 100.0), "cell_size": (10.0, 1.0, 20.0), "hard_data": tmp_path / "wells.csv"}
+    wells = scenes("flat", **frame)[0].wells
+    assert (wells.rows.tolist(), wells.cols.tolist()) == ([2], [2])
 
 
 def test_report_of_sections(tmp_path: Path):

@@ -155,6 +155,30 @@ def test_grid_of_a_file(model: Path, tmp_path: Path):
     assert [float(v) for v in first.split()] == [18, 14, 1, 100, 200, 0, 10, 20, 1]
 
 
+def test_frame_and_noise_flags(model: Path, tmp_path: Path):
+    """Origin, cell size, grid dimensions and column place the data; the noise's scale sets the spread."""
+    (tmp_path / "points.csv").write_text("x,y,facies\n35,61,128\n")
+    frame = {"origin": (5.0, 1.0, 1.0), "cell_size": (10.0, 4.0, 1.0), "hard_data": tmp_path / "points.csv"}
+    make(model, tmp_path / "frame", **frame)
+    assert (stack(tmp_path / "frame")[:, 25 - 15, 3] == 1).all()
+    values = ["0 1"] * (14 * 18)
+    (tmp_path / "grid").write_text("\n".join(["A title", "2", "a", "b", *values]) + "\n")
+    how = {"grid_from": tmp_path / "grid", "grid_dims": (18, 14, 1), "variable": "b", "size": ()}
+    make(model, tmp_path / "grid_out", **how)
+    assert stack(tmp_path / "grid_out").shape == (2, 14, 18)
+    for missing in ({"grid_dims": ()}, {"variable": "c"}):
+        with pytest.raises(DataError, match="--grid_dims|variable"):
+            make(model, tmp_path / "bad", **{**how, **missing})
+    spread = []
+    for number, scale in enumerate((0.0, 1.0)):
+        make(model, tmp_path / f"n{number}", noise_scale=scale)
+        spread.append((stack(tmp_path / f"n{number}")[0] != stack(tmp_path / f"n{number}")[1]).mean())
+    assert spread[0] == 0 < spread[1]
+    make(model, tmp_path / "fine", vary_from_scale=2)
+    fine = stack(tmp_path / "fine")
+    assert np.array_equal(fine[0], stack(tmp_path / "n1")[0]) and 0 < (fine[0] != fine[1]).mean() < spread[1]
+
+
 def test_larger_grids(model: Path, tmp_path: Path):
     """A grid of four times the training size each way is made in tiles, data included."""
     labels = np.random.default_rng(0).integers(0, 2, (130, 170)).astype(np.uint8)

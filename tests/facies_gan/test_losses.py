@@ -74,6 +74,17 @@ def test_well_loss_is_least_at_the_sections_own_share():
     assert min(values, key=values.get) == 0.57
 
 
+def test_well_loss_of_draws_asks_for_their_mean():
+    """Draws that share a datum's cell out, one wholly and one not, are as good as two that each show half."""
+    real = torch.tensor([0.5, 0.5]).view(1, 2, 1, 1)
+    mask = torch.ones(1, 1, 1)
+    alike = torch.zeros(2, 2, 1, 1)
+    apart = torch.tensor([[9.0, -9.0], [-9.0, 9.0]]).view(2, 2, 1, 1)
+    found = [float(losses.well_loss(logits, real, mask, 2)) for logits in (alike, apart)]
+    assert found == pytest.approx([math.log(2), math.log(2)], abs=1e-3)
+    assert float(losses.well_loss(apart[:1], real, mask)) > 4
+
+
 def test_diversity_of_equal_and_opposite_draws():
     """Equal draws cost 1, opposite ones exp(-10), and cells with data do not count."""
     a = torch.zeros(1, 2, 8, 8)
@@ -142,3 +153,45 @@ def test_windows_stand_for_the_whole_image():
     )
     assert float(estimate) == pytest.approx(float(scores.mean()), rel=1e-3)
     assert coverage(side, side, margin).eq(1).all()
+
+
+def channel(gap: float) -> torch.Tensor:
+    """Return shares [1, 2, 8, 9] of a channel along row 3, with a weak cell of share `gap` in column 5."""
+    x = torch.zeros(1, 2, 8, 9)
+    x[:, 1, 3] = 0.9
+    x[:, 1, 3, 5] = gap
+    x[:, 1, 6, 7] = 0.9
+    x[:, 0] = 1 - x[:, 1]
+    return x
+
+
+def test_flood_by_hand():
+    """A cell is as well connected with the line as the weakest cell of its best path; others not at all."""
+    reached = losses.flood(channel(0.3), -1, 0.0)[0, 1]
+    assert reached[3].tolist() == pytest.approx([0.9] * 5 + [0.3] * 4)
+    assert float(reached[6, 7]) == 0 and float(losses.flood(channel(0.3), -2, 0.8)[0, 1, 6, 7]) > 0.8
+    maze = torch.zeros(1, 1, 5, 5)
+    maze[0, 0, :, 0] = maze[0, 0, 4] = maze[0, 0, 3:, 4] = 1.0
+    assert torch.equal(losses.flood(maze, -1, 0.0), maze)  # along and up again
+
+
+def test_connectivity_loss_closes_gaps():
+    """It is 0 for equal batches and grows with the gap; the weak cell answers for all that lies behind it."""
+    real = channel(0.9)
+    found = [float(losses.connectivity_loss(channel(gap), real, (0.9, 0.0))) for gap in (0.9, 0.6, 0.1)]
+    assert found[0] == pytest.approx(0, abs=1e-9) and found[0] < found[1] < found[2]
+    fake = channel(0.3).requires_grad_(True)
+    losses.flood(fake, -1, 0.0)[0, 1, 3, 1:].sum().backward()
+    assert fake.grad[0, 1, 3, 5:].tolist() == [4.0, 0.0, 0.0, 0.0]
+
+
+def test_connectivity_of_a_rare_facies_hardly_counts():
+    """One stray cell of a facies that the section lacks costs little, a whole line of it much."""
+    real = torch.zeros(1, 2, 32, 32)
+    real[:, 0] = 1
+    costs = []
+    for cells in (1, 32):
+        fake = real.clone()
+        fake[0, 0, 7, :cells], fake[0, 1, 7, :cells] = 0, 1
+        costs.append(float(losses.connectivity_loss(fake, real, (0.9, 0.0))))
+    assert 0 < costs[0] < 0.02 and costs[1] > 0.5

@@ -18,7 +18,7 @@ from facies_gan.group import plan_groups
 from facies_gan.model_card import ModelCard
 from facies_gan.model_files import find_model, load
 from facies_gan.simulator import Conditioning, realisation_noise, rebuild
-from facies_gan.train import train
+from facies_gan.train import DRY_RUN_SECTIONS, _try_one_batch, train
 from tests.facies_gan.cases_gan import options, run_options, task_of, trained, write_folder, write_image
 from tests.toy_runs import differences
 from tests.toy_runs import load as read
@@ -315,13 +315,31 @@ def test_groups_follow_their_factors():
         options(num_layer=7, min_size=16, group_crop_size=(40, 12))
 
 
-def test_variogram_term_acts(tmp_path: Path):
-    """With its weight the generators' loss has the term and their update is another one."""
+@pytest.mark.parametrize("name", ["variogram", "connectivity", "diversity"])
+def test_optional_terms_act(tmp_path: Path, name: str):
+    """With its weight, of all groups or of this one, the loss has the term; the update is another one."""
     weights = []
-    for share in (0.0, 20.0):
-        task, setup = task_of(tmp_path, lambda_variogram=share)
+    for changes in (
+        {f"lambda_{name}": 0.0},
+        {f"lambda_{name}": 20.0},
+        {f"group_lambda_{name}": (20.0, 0.0), f"lambda_{name}": 0.0},
+        {f"group_lambda_{name}": (0.0, 20.0)},
+    ):
+        task, setup = task_of(tmp_path, **changes)
         task.start_phase("group 1")
-        values = task.step(setup.samples.batch(setup.plans[0], 0), 0)
-        assert ("Scale_0/G_Variogram" in values) == (share > 0)
+        values = task.step(setup.samples.batch(setup.plans[0], 2), 2)
+        found = float(values.get(f"Scale_0/G_{name.title()}", 0.0))
+        assert (found > 0) == (len(weights) in (1, 2))
         weights.append(task.weights())
-    assert differences(*weights)
+    assert differences(weights[0], weights[1])
+    assert not differences(weights[1], weights[2]) and not differences(weights[0], weights[3])
+
+
+def test_dry_run_of_a_large_batch_is_quick(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """A batch of 200 is told in full, but a few of its sections are run."""
+    task, setup = task_of(tmp_path, batch_size=200)
+    seen: list[int] = []
+    step = task.step
+    task.step = lambda batch, i: (seen.append(len(batch.positions)), step(batch, i))[1]
+    _try_one_batch(task, setup.plans)
+    assert seen == [DRY_RUN_SECTIONS] * len(setup.plans)

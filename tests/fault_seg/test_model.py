@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.noise import gaussian
 from fault_seg.angles import normal_from_angles, outer_from_normal
-from fault_seg.layers import Conv3d
+from fault_seg.layers import Conv3d, side_by_side
 from fault_seg.model import (
     HighResolutionNet,
     build_network,
@@ -242,6 +242,18 @@ def test_split_convolution_is_the_convolution(stride: int, dilation: int, size: 
         results.append([y, x.grad, layer.weight.grad, layer.bias.grad])
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_two_layers_at_once_are_two_layers(bias: bool):
+    """Two layers run as one convolution give the outputs and gradients of each alone."""
+    first, second = (Conv3d(4, n, 3, padding=1, bias=bias) for n in (3, 2))
+    together, apart = noise(1, 4, 8, 6, 7).requires_grad_(), noise(1, 4, 8, 6, 7).requires_grad_()
+    found, expected = side_by_side(first, second, together), (first(apart), second(apart))
+    for outputs in (found, expected):
+        (outputs[0].square().sum() + outputs[1].sin().sum()).backward()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(together.grad, apart.grad, rtol=0, atol=1e-5 * float(apart.grad.abs().max()))
 
 
 @pytest.mark.parametrize("kind", ["infer", "refine"])

@@ -148,6 +148,25 @@ def test_exact_resume(finished: Path, cubes: Path, tmp_path: Path, monkeypatch: 
     assert records(tmp_path) == records(finished)
 
 
+def test_exact_resume_with_muon(cubes: Path, tmp_path: Path):
+    """The momentum of orthogonal updates is in the checkpoint: three steps and one more are four."""
+    chosen = fault_only(cubes, steps=4, optimizer="muon")
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    run(chosen, whole, save_every=2)
+    step = FaultTask.step
+
+    def stopped(task: FaultTask, batch: Any, number: int) -> Any:
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(task, batch, number)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FaultTask, "step", stopped)
+        assert run(chosen, halves, save_every=2).state == "stopped"
+    run(chosen, halves, resume="auto", save_every=2)
+    assert differences(load(whole / "last.ckpt"), load(halves / "last.ckpt")) == []
+
+
 def test_best_and_kept_files(cubes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """best.ckpt is the state with the best score in metrics.jsonl; only --keep_last numbered files stay."""
     scores = iter([0.2, 0.6, 0.4, 0.1])
@@ -176,10 +195,11 @@ def test_averaged_weights_are_shipped(cubes: Path, finished: Path, tmp_path: Pat
     [
         ({"network": "unet"}, "network hr, this run unet"),
         ({"dhr": True}, r"heads \['fault'\], this run \['fault', 'dhr'\]"),
+        ({"optimizer": "muon"}, "optimizer adamw, this run muon"),
     ],
 )
 def test_resume_of_another_network(cubes: Path, tmp_path: Path, changes: dict[str, Any], message: str):
-    """--resume with another layout or set of heads is refused, naming both."""
+    """--resume with another layout, set of heads or optimizer is refused, naming both."""
     chosen = fault_only(cubes, steps=1)
     run(chosen, tmp_path)
     before = (tmp_path / "last.ckpt").read_bytes()

@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_the_same_command_twice(place: tuple[Case, Path]):
 
 @pytest.mark.promise("R2")
 @pytest.mark.timeout(1800)
-def test_killed_training(place: tuple[Case, Path], record_property: pytest.FixtureRequest):
+def test_killed_training(place: tuple[Case, Path], record_property: Callable[[str, int], None]):
     """SIGKILL at a random moment, then --resume auto: the models of the run that was never stopped."""
     case, folder = place
     expected, said = models(folder / "whole"), folder / "said.txt"

@@ -60,7 +60,7 @@ def test_stop_and_resume(uninterrupted: Path, tmp_path: Path, number: signal.Sig
     """A signal stops both ranks after the same step without orphans; the resumed end is bitwise the same."""
     out = tmp_path / "run"
     flags = f"--out {out} {' '.join(QUIET)} {PAUSE}"
-    job = start(RANKS, [tmp_path, "first", flags], tmp_path / "first.txt", signals=ALL_SIGNALS)
+    job = start(RANKS, [str(tmp_path), "first", flags], tmp_path / "first.txt", signals=ALL_SIGNALS)
     job.wait_for((out / "checkpoints" / "step5.pt").exists)
     job.send(number)
     ended = job.wait(60.0)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import simulgen_vae as benchmark
+from benchmarks import simulgen_vae_peer, simulgen_vae_scaling
 
 
 @pytest.fixture(autouse=True)
@@ -58,3 +59,22 @@ def test_ratios_of_quality():
         chosen = next(line for what, line in lines.items() if what.startswith(f"{case}: ours / pod"))
         assert chosen["value"] == pytest.approx(ratio) and chosen["at_most"] is not None
         assert lines[f"{case}: ours / best GPR"]["value"] == pytest.approx(0.8)
+
+
+def test_a_peer_on_the_same_runs(capsys: pytest.CaptureFixture[str]):
+    """The whole-mesh VAE, the regression and gp2 are scored on the same unseen rows; the ratio is theirs."""
+    simulgen_vae_peer.run(["--smoke"])
+    said = dict(line.rsplit(" ", 1) for line in capsys.readouterr().out.splitlines() if "ation" not in line)
+    ratio = float(said["ours (gp2)"]) / float(said["whole-mesh VAE + MLP"])
+    assert float(said["ours / whole-mesh VAE + MLP"]) == pytest.approx(ratio, rel=1e-3)
+
+
+def test_more_runs_less_error(capsys: pytest.CaptureFixture[str]):
+    """Every method has a line for every number of runs, and twice the runs leave less error."""
+    simulgen_vae_scaling.run(["--smoke"])
+    found: dict[str, list[float]] = {}
+    for line in capsys.readouterr().out.splitlines():
+        if " runs: " in line:
+            name, value = line.split(" runs: ")[1].rsplit(" CPU s", 1)[0].rsplit(", ", 1)[0].rsplit(" ", 1)
+            found.setdefault(name, []).append(float(value))
+    assert len(found) == 3 and all(few > many for few, many in found.values())

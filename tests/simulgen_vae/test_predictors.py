@@ -12,15 +12,19 @@ import torch
 from common.noise import numpy_stream
 from simulgen_vae import baselines, direct, field_net, gp2
 from simulgen_vae.basis import fit_basis, identity_basis
+from simulgen_vae.conditioner import Conditioner, ConditionerShape
+from simulgen_vae.contenders import vae_net_contender
 from simulgen_vae.contest import predict_rows
 from simulgen_vae.direct import DirectOptions
 from simulgen_vae.features import fit_features, informative_features
 from simulgen_vae.field_metric import FieldMetric
 from simulgen_vae.field_net import FieldNetOptions, area_average, level_shapes
 from simulgen_vae.model import HierarchicalVae, Start, VaeShape
+from simulgen_vae.muon import Muon, orthogonal
 from simulgen_vae.pairs import build_predictor, fit_latent_gp, latents_of, pair_of
 from simulgen_vae.predictor import Inputs, Predictor, TrainingSet, mirrored
 from simulgen_vae.reduced import fit_trajectory_pod
+from simulgen_vae.refit import RefitOptions, fit_conditioner
 from tests.simulgen_vae.cases_predictors import bumps, data_of, mirror, rows_for, training_set
 
 DIRECT = DirectOptions(width=32, depth=2, num_nets=2, epochs=60)
@@ -177,6 +181,29 @@ def test_pairs_mix(fitted: dict[str, Predictor], rows: TrainingSet):
     assert again.name == "gp2+field_net" and torch.equal(again(inputs), pair(inputs))
 
 
+def test_an_ensemble_of_conditioners(rows: TrainingSet, vae: HierarchicalVae):
+    """With --ensemble 3 the mean of three networks predicts, their spread is the draws', all is rebuilt."""
+    shape = ConditionerShape("csv", 3, 6, 2, filters=(8,))
+    options = RefitOptions(epochs=3, batch=8, lr=1e-3, weight_decay=0.0, max_cpu_s=2.0)
+
+    def refit(part: TrainingSet) -> Conditioner:
+        return fit_conditioner(part, vae, shape, options)
+
+    first = refit(rows)
+    predictor = vae_net_contender(vae, first, refit, 3).fit(rows)
+    alone = vae_net_contender(vae, first, refit).fit(rows)
+    inputs = rows.inputs().rows(slice(0, 3))
+    members = predictor.members(inputs).detach()
+    assert len(members) == 3 and torch.equal(members[0], alone(inputs))
+    assert torch.allclose(predictor(inputs), members.mean(0)) and members.std(0).max() > 0
+    draws = predictor.draws(inputs, 4000, seed=0).detach()
+    assert torch.allclose(draws.std(0), members.std(0), rtol=0.1, atol=0.02 * float(members.std(0).max()))
+    assert torch.equal(*alone.draws(inputs, 2, seed=0))
+    again = build_predictor(predictor.config, basis=rows.basis, vae=vae, conditioner=first)
+    again.load_state_dict(predictor.state_dict())
+    assert torch.equal(again(inputs), predictor(inputs))
+
+
 def test_gp_through_the_latents(rows: TrainingSet, vae: HierarchicalVae):
     """VAE + GP at the POD start predicts, leaves one out, and is rebuilt; its state holds no VAE weight."""
     predictor = fit_latent_gp(rows, vae)
@@ -291,3 +318,23 @@ def test_per_coefficient_gpr_is_not_offered_to_many(monkeypatch: pytest.MonkeyPa
     assert baselines.fit_baseline("gpr", rows, 4) is None
     shared = baselines.fit_baseline("gpr_shared", rows, 4)
     assert shared is not None and torch.isfinite(shared.predict(rows)).all()
+
+
+def test_muon_moves_kernels_along_orthogonal_directions():
+    """Kernels move by matrices of singular values near one, biases by AdamW; a quadratic is minimised."""
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(12, 30, generator=generator) * torch.logspace(0, -1, 12)[:, None]
+    sizes = torch.linalg.svdvals(orthogonal(matrix))
+    assert float(sizes.min()) > 0.6 and float(sizes.max()) < 1.3
+    assert torch.allclose(orthogonal(matrix.T), orthogonal(matrix).T, atol=1e-5)
+    layer = torch.nn.Linear(12, 10)
+    x, target = torch.randn(64, 12, generator=generator), torch.randn(10, 12, generator=generator)
+    optimizer, bias = Muon(layer, lr=0.02, kernel_lr=0.15, weight_decay=0.0), layer.bias.detach().clone()
+    losses = []
+    for step in range(200):
+        loss = (layer(x) - x @ target.T - 1.0).square().mean()
+        layer.zero_grad()
+        loss.backward()
+        optimizer.step(1.0 - step / 200)
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 1e-2 * losses[0] and not torch.equal(layer.bias, bias)

@@ -9,8 +9,10 @@ import torch
 from common.errors import UserError
 from common.noise import numpy_stream
 from simulgen_vae import gp2
-from simulgen_vae.contenders import gp2_contender
-from simulgen_vae.contest import run_contest
+from simulgen_vae.contenders import direct_contender, gp2_contender
+from simulgen_vae.contest import enter, pair_spread, run_contest
+from simulgen_vae.direct import DirectOptions
+from simulgen_vae.gp import GaussianProcess
 from simulgen_vae.predictor import Inputs, Predictor
 from simulgen_vae.uncertainty import (
     calibrate,
@@ -18,7 +20,10 @@ from simulgen_vae.uncertainty import (
     conformal_factor,
     field_std,
     held_out_residual_std,
+    held_out_scores,
+    residual_std,
     trajectory_score,
+    without_own,
 )
 from tests.simulgen_vae.cases_predictors import rows_for, training_set
 
@@ -75,6 +80,64 @@ def test_calibrated_bars_cover_new_samples():
     prediction = train.basis.decode(contest.winner(new.inputs()))
     inside = ((prediction - new_truth).abs() <= found.factor * std).double().mean()
     assert 0.8 <= float(inside) <= 1.0
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_left_out_spread_is_that_of_the_others(symmetric: bool):
+    """In closed form a row's prediction and variance without its group are those of a process without it."""
+    rows = training_set(14, symmetric=symmetric)
+    process = gp2.fit_predictor(rows).process
+    group = torch.tensor([3, 17] if symmetric else [3])
+    rest = torch.tensor([k for k in range(len(process.x)) if k not in group.tolist()])
+    y = process.targets()
+    alone = GaussianProcess(process.family, len(rest), process.x.shape[1], y.shape[1], 2)
+    alone.condition(process.hyper, process.x[rest], y[rest])
+    mean, variance = process.left_out(group)
+    assert torch.allclose(variance, alone.variance(process.x[group]), rtol=1e-4)
+    groups = torch.arange(14).repeat(2 if symmetric else 1)
+    assert torch.allclose(mean, process.leave_out(groups)[group], atol=1e-8 * float(y.abs().max()))
+
+
+def test_a_row_does_not_scale_itself():
+    """The residual that scales a held-out row is that of the other rows."""
+    errors = torch.from_numpy(numpy_stream(0, "test own").standard_normal((7, 4, 5, 1)))
+    errors[2] *= 10
+    others = residual_std(errors[[0, 1, 3, 4, 5, 6]].square())
+    found = without_own(residual_std(errors.square()), errors[2], 7)
+    assert torch.allclose(found, others, rtol=1e-3)
+
+
+@pytest.mark.parametrize("members", [("gp2",), ("gp2", "direct")])
+def test_held_out_rows_calibrate(members: tuple[str, ...]):
+    """Few validation rows: training rows, each predicted without itself, join; new bumps are covered."""
+    train = training_set(36)
+    options = DirectOptions(width=16, depth=2, num_nets=2, epochs=10)
+    invited = [gp2_contender(), direct_contender(options)][: len(members)]
+    contest = run_contest(invited, train, None)
+    residual = held_out_residual_std(train.basis, contest.held_out, contest.rows)
+    scores = held_out_scores(train.basis, contest, residual, 0.9)
+    assert len(scores) == 36 and (scores > 0).all()
+    rows, _ = rows_for(train, 4, seed=1)
+    alone = calibrate(contest.winner, rows, None, residual, 0.9)
+    joined = calibrate(contest.winner, rows, None, residual, 0.9, more_scores=scores.tolist())
+    assert alone.factor == 0.0 and joined.num_rows == 40 and joined.factor > 0
+    new, truth = rows_for(train, 40, seed=2)
+    std = field_std(contest.winner, new.inputs(), train.basis, residual)
+    error = (train.basis.decode(contest.winner(new.inputs())) - truth).abs()
+    assert 0.8 <= float((error <= joined.factor * std).double().mean()) <= 1.0
+
+
+def test_pairs_keep_their_spread_when_left_out():
+    """The held-out deviations of a mix hold both members' own and their disagreement, centred on 0."""
+    train = training_set(20)
+    options = DirectOptions(width=16, depth=2, num_nets=2, epochs=5)
+    found = [enter(contender, train, None) for contender in (gp2_contender(), direct_contender(options))]
+    own = [c.spread(3, 4000, 0).std(0) for c in found]
+    gap = 0.5 * (found[0].held_out[3] - found[1].held_out[3]).abs()
+    mixed = pair_spread(*found, 0.5)(3, 4000, 0)
+    expected = torch.sqrt(0.25 * own[0].square() + 0.25 * own[1].square() + gap.square())
+    assert torch.allclose(mixed.std(0), expected, rtol=0.1, atol=0.02 * float(expected.max()))
+    assert mixed.mean(0).abs().max() < 0.1 * float(expected.max())
 
 
 def test_few_rows_give_no_factor():
