@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from common.errors import DataError
 from common.normalization import Normalizer, ZScore
 from facies_gan.canvas import Canvas, Size
 from facies_gan.generator import Architecture
@@ -15,6 +17,18 @@ from facies_gan.geometry import GridGeometry
 from facies_gan.gslib import GridHeader
 from facies_gan.palette import Palette
 from facies_gan.wells import WellSet
+
+# What a description with wrong entries raises.
+_DAMAGE = (
+    KeyError,
+    IndexError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    RuntimeError,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,18 +136,36 @@ class ModelCard:
         return cls(
             architecture=Architecture.from_dict(values["architecture"]),
             palette=Palette.from_dict(values["palette"]),
-            fractions=tuple(values["fractions"]),
+            fractions=tuple(float(f) for f in values["fractions"]),
             size=(values["size"][0], values["size"][1]),
             native=(values["native"][0], values["native"][1]),
             mode=values["mode"],
             injects=tuple(values["injects"]),
-            amplitudes=tuple(values["amplitudes"]),
+            amplitudes=tuple(float(a) for a in values["amplitudes"]),
             has_data=values["has_data"],
             seismic=stats,
             geometry=GridGeometry.from_dict(values["geometry"]),
             header=GridHeader.from_dict(values["header"]) if values["header"] else None,
             sections=tuple(_section_from_dict(part) for part in values["sections"]),
         )
+
+
+def read_card(values: dict[str, Any], where: str | Path) -> ModelCard:
+    """Return what `ModelCard.to_dict` described, of the file or folder `where`.
+
+    Raises:
+        DataError: an entry is missing or wrong.
+    """
+    try:
+        card = ModelCard.from_dict(values)
+        if not 0 < card.num_trained <= len(card.fractions):
+            raise ValueError(f"{card.num_trained} of {len(card.fractions)} scales")
+        card.scales(card.size)
+    except DataError as error:
+        raise DataError(f"{where}: {error}; train again") from error
+    except _DAMAGE as error:
+        raise DataError(f"{where}: its description cannot be read ({error!r}); train again") from error
+    return card
 
 
 def scales_from_fractions(top: Size, fractions: tuple[float, ...]) -> list[Size]:

@@ -14,7 +14,7 @@ from common.errors import DataError
 from common.log import get_logger
 from facies_gan import run_files
 from facies_gan.config import PACKAGE
-from facies_gan.model_card import ModelCard
+from facies_gan.model_card import ModelCard, read_card
 from facies_gan.simulator import Simulator
 
 
@@ -67,10 +67,7 @@ def load(
         DataError: as `find_model`, or the weights do not fit their description.
     """
     found = find_model(path)
-    try:
-        card = ModelCard.from_dict(found.normalization)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}: its description cannot be read ({error!r}); train again") from error
+    card = read_card(found.normalization, path)
     total = len(card.fractions)
     if card.num_trained < total:
         get_logger().warning(

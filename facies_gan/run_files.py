@@ -25,7 +25,7 @@ from common.files import write_json
 from facies_gan.arrays import write_npz
 from facies_gan.config import PACKAGE, TrainingOptions
 from facies_gan.generator import ScaleGenerator
-from facies_gan.model_card import ModelCard, StoredSection
+from facies_gan.model_card import ModelCard, StoredSection, read_card
 
 KIND = "gan"
 SCALE_KINDS = {"generator": "generator", "discriminator": "critic", "noise_amp": "amplitude"}
@@ -50,13 +50,13 @@ def blocks_from(card: ModelCard, weights: Weights, where: str | Path) -> list[Sc
     """
     blocks = []
     for k in range(card.num_trained):
-        block = ScaleGenerator(card.architecture, k)
         prefix = f"{PREFIX}.{k}."
         own = {name.removeprefix(prefix): v for name, v in weights.items() if name.startswith(prefix)}
         try:
+            block = ScaleGenerator(card.architecture, k)
             block.load_state_dict(own)
-        except RuntimeError as error:
-            first = str(error).strip().splitlines()[-1]
+        except (RuntimeError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+            first = (str(error).strip().splitlines() or [repr(error)])[-1]
             raise DataError(
                 f"{where}: scale {k} does not fit its description ({first}); train again"
             ) from error
@@ -107,15 +107,11 @@ def assemble(folder: Path) -> Checkpoint:
         found.append(checkpoints.load(path, package=PACKAGE, kinds=[SCALE_KINDS["generator"]]))
     if not found:
         raise DataError(f"{folder}: neither model.pt nor 0/generator.pt; name the folder of a finished run")
-    try:
-        card = ModelCard.from_dict(found[0].normalization)
-        amplitudes = [
-            float(ModelCard.from_dict(part.normalization).amplitudes[k]) for k, part in enumerate(found)
-        ]
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise DataError(
-            f"{folder}: the description of a scale cannot be read ({error!r}); train again"
-        ) from error
+    cards = [read_card(part.normalization, folder) for part in found]
+    card = cards[0]
+    if any(k >= len(one.amplitudes) for k, one in enumerate(cards)):
+        raise DataError(f"{folder}: its scales are of different runs; train again")
+    amplitudes = [one.amplitudes[k] for k, one in enumerate(cards)]
     weights = flat_weights({k: part.state_dict for k, part in enumerate(found)})
     card = replace(card, amplitudes=tuple(amplitudes))
     return model_checkpoint(card, weights, found[0].config, found[-1].step)

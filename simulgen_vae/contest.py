@@ -145,7 +145,7 @@ class Contest:
         winner: the predictor that ships.
         candidates: by name.
         held_out: [n, r_s, T] of the winner on `rows`.
-        rows: the set that was scored: training rows, or the validation split.
+        rows: what the winner's members held out: training rows, or the validation split.
         spread: of those predictions, see `Candidate`.
     """
 
@@ -314,13 +314,16 @@ def run_contest(
     by_validation = next(iter(candidates.values())).how == "validation"
     rows = validation if by_validation else train
     assert rows is not None
+    counts, whole = {c.name: c.num_folds for c in contenders}, candidates
     if not by_validation:
-        counts = {c.name: c.num_folds for c in contenders}
         kept = scored_rows(list(candidates.values()), counts, rows)
         rows = rows.subset(kept)
         candidates = {n: _only(c, kept) for n, c in candidates.items()}
     verdict = judge(list(candidates.values()), rows.c, FieldMetric(rows.basis))
     chosen = [candidates[name] for name in verdict.members]
+    if not by_validation:  # all that its own members held out tells of the winner
+        kept = scored_rows([whole[name] for name in verdict.members], counts, train)
+        rows, chosen = train.subset(kept), [_only(whole[name], kept) for name in verdict.members]
     if len(chosen) == 1:
         only = chosen[0]
         return Contest(verdict, only.predictor, candidates, only.held_out, rows, only.spread)

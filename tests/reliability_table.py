@@ -79,7 +79,8 @@ def promise_of(item: pytest.Item) -> tuple[str, str] | None:
         promise = str(marker.args[0])
     else:
         promise = next((p for start, p in MEASURED_BY.items() if name.startswith(start)), "")
-    package = next((p for p in PACKAGES if p in name), "common")
+    named = [(name.index(p), p) for p in PACKAGES if p in name]
+    package = min(named, default=(0, "common"))[1]  # of two, that which is put to the test
     return (promise, package) if promise else None
 
 

@@ -158,12 +158,16 @@ def test_time_limits_the_plain_networks(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_some_folds_score_some_rows(rows: TrainingSet):
-    """With one fold held out all are scored on its rows alone, and the winner's residuals are of those."""
+    """With one fold held out all are scored on its rows; the winner keeps all that it held out itself."""
     short = Contender("direct", Constant, num_folds=1)
     found = run_contest([gp2_contender(), short], rows, None)
-    assert len(found.rows) == 4 == len(found.held_out)
+    assert all(len(c.held_out) == 4 for c in found.candidates.values())
     assert all(torch.isfinite(c.held_out).all() for c in found.candidates.values())
     assert "(1 of them)" in next(e.how for e in found.verdict.entries if e.name == "direct")
+    assert found.verdict.members == ("gp2",) and len(found.rows) == 20 == len(found.held_out)
+    alone = run_contest([short], rows, None)
+    assert len(alone.rows) == 4 == len(alone.held_out) and torch.isfinite(alone.held_out).all()
+    assert torch.equal(alone.rows.c, rows.c[fold_numbers(20, 5, rows.seed) == 0])
 
 
 def test_leave_one_out_is_honest():

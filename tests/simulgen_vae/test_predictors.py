@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.muon import orthogonal
 from common.noise import numpy_stream
 from simulgen_vae import baselines, direct, field_net, gp2
 from simulgen_vae.basis import fit_basis, identity_basis
@@ -20,7 +21,7 @@ from simulgen_vae.features import fit_features, informative_features
 from simulgen_vae.field_metric import FieldMetric
 from simulgen_vae.field_net import FieldNetOptions, area_average, level_shapes
 from simulgen_vae.model import HierarchicalVae, Start, VaeShape
-from simulgen_vae.muon import Muon, orthogonal
+from simulgen_vae.muon import Muon
 from simulgen_vae.pairs import build_predictor, fit_latent_gp, latents_of, pair_of
 from simulgen_vae.predictor import Inputs, Predictor, TrainingSet, mirrored
 from simulgen_vae.reduced import fit_trajectory_pod
