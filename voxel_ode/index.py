@@ -231,9 +231,7 @@ def read_index(path: Path, root: Path) -> PatchIndex:
 def _open_all(path: Path, sim_paths: Sequence[str], root: Path) -> list[PreppedSim]:
     for name in sim_paths:
         if not is_file(root / name):
-            raise DataError(
-                f"{path}: names {name[:80]!r}, which is not below {root}; run prep_data.py again"
-            )
+            raise DataError(f"{path}: names {name[:80]!r}, which is not below {root}; run prep_data.py again")
     return [open_prepped(root / name) for name in sim_paths]
 
 
