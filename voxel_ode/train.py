@@ -32,7 +32,7 @@ from voxel_ode.model import VoxelAutoRegressor, parameter_count
 from voxel_ode.normalize import Normalizer
 from voxel_ode.scores import ROLLOUT_SCORE, one_step_scores, rollout_scores
 from voxel_ode.train_data import Splits, open_splits
-from voxel_ode.train_files import CheckpointFolder, checkpoint_layout
+from voxel_ode.train_files import CheckpointFolder, checkpoint_layout, remembered_routes
 from voxel_ode.unroll import UnrolledLoss, curriculum
 
 PACKAGE = "voxel_ode"
@@ -145,9 +145,10 @@ class VoxelTask(Task):
             self.guard.device,
             allow_bf16=allow_bf16,
         )
-        self._set_backends(names)
+        self.use_backends(names)
 
-    def _set_backends(self, names: dict[str, str]) -> None:
+    def use_backends(self, names: dict[str, str]) -> None:
+        """Compute the convolutions, those of the averaged weights too, by these routes."""
         set_backends(self.model, names)
         if self.ema:
             set_backends(self.ema.module.model, names)  # type: ignore[arg-type]
@@ -229,7 +230,7 @@ class VoxelTask(Task):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore them; routes of convolutions too, since they differ by rounding."""
         self.update.load_state_dict(state)
-        self._set_backends(state["backends"])
+        self.use_backends(state["backends"])
         self.steps_done = int(state["steps_done"])
 
     def accept(self, found: Checkpoint) -> None:
@@ -316,6 +317,7 @@ def _run(
             options.out, package=PACKAGE, config=config, options=options, origins=origins, layout=layout
         ) as folder:
             files.forget_best()
+            task.use_backends(remembered_routes(options, backends_of(task.model)))
             task.files = files
             chooses = task.splits.can_choose(config)
             cadence = Cadence(best_metric=ROLLOUT_SCORE if chooses else "", best_is_lower=True)

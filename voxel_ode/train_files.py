@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from common import checkpoint as checkpoints
 from common import distributed
-from common.errors import UserError
-from common.files import FolderLock, remove_stale_temporaries, require_writable
+from common.errors import DataError, UserError
+from common.files import FolderLock, read_json, remove_stale_temporaries, require_writable, write_json
 from common.run import Layout
 from voxel_ode.config import TrainRunOptions
+from voxel_ode.convolutions import BACKENDS
 
 DEFAULT_SAVE_DIR = Path("checkpoints")
 BEST_PATTERN = "best_step*.pt"
+ROUTES_FILE = "convolutions.json"
 
 
 def checkpoint_layout(options: TrainRunOptions, origins: Mapping[str, str] | None) -> Layout:
@@ -95,3 +98,26 @@ class CheckpointFolder:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+
+def remembered_routes(options: TrainRunOptions, chosen: dict[str, str]) -> dict[str, str]:
+    """Return the routes of the convolutions that the run in this folder began with, else those chosen now.
+
+    Routes are timed, and differ by rounding: a run that was killed before its first checkpoint would else go
+    on by other routes and end with other bits.
+    """
+    path = Path(options.out) / ROUTES_FILE
+    if distributed.is_main():
+        found = None
+        if options.resume:
+            with contextlib.suppress(DataError):
+                found = read_json(path, "")
+        if (
+            isinstance(found, dict)
+            and found.keys() == chosen.keys()
+            and all(v in BACKENDS for v in found.values())
+        ):
+            chosen = found
+        else:
+            write_json(path, chosen)
+    return distributed.broadcast_object(chosen)

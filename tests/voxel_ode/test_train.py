@@ -31,6 +31,7 @@ from voxel_ode.normalize import Normalizer
 from voxel_ode.scores import ROLLOUT_SCORE, rollout_scores, spread_indices
 from voxel_ode.train import VoxelTask, model_config, optimizer_of, train
 from voxel_ode.train_data import open_splits
+from voxel_ode.train_files import remembered_routes
 
 SCRIPT = ROOT / "scripts" / "voxel_ode" / "train.py"
 
@@ -347,3 +348,16 @@ def test_bad_numbers_are_refused():
         name = next(iter(changes))
         with pytest.raises(ValueError, match=f"--{name}"):
             replace(TrainConfig(), **changes)
+
+
+def test_routes_are_remembered(tmp_path: Path):
+    """A resumed run takes the routes of its first start; a new one, and a damaged note, those chosen now."""
+    fresh = TrainRunOptions(out=tmp_path)
+    first, now = {"stem": "gemm", "head": "native"}, {"stem": "native", "head": "native"}
+    resumed = replace(fresh, resume="auto")
+    assert remembered_routes(fresh, first) == first
+    assert remembered_routes(resumed, now) == first
+    assert remembered_routes(resumed, {"stem": "native"}) == {"stem": "native"}
+    (tmp_path / "convolutions.json").write_text('{"stem": "no such route"}')
+    assert remembered_routes(resumed, {"stem": "native"}) == {"stem": "native"}
+    assert remembered_routes(fresh, now) == now
