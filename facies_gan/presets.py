@@ -52,7 +52,7 @@ def demo() -> TrainingOptions:
         quick(), max_size=128, stop_scale=3, num_iter=100, coarse_iter_factor=6.25,
         group_iter_factor=(1.0, 2.25), group_crop_size=(128, 64), group_batch_size=(1, 1),
         lambda_diversity=0.5, lambda_variogram=20.0, well_loss_penalty=10.0,
-        group_lambda_diversity=(), group_lambda_variogram=(), group_lambda_connectivity=(0.0, 5.0),
+        group_lambda_diversity=(), group_lambda_variogram=(), group_lambda_connectivity=(0.0, 2.0),
     )  # fmt: skip
 
 
