@@ -138,6 +138,9 @@ class RefineConfig:
     tv: float = option(1e-3, "weight of the total variation, relative to the misfit")
     multiscale_hz: str = option("3,5,0", "low-pass corners one after another, comma-separated; 0 = full band")
     smooth_cells: float = option(3.0, "smoothing of the gradient in the first band, over depth", unit="cells")
+    near_misfit: float = option(
+        0.3, "below this misfit of the start: small steps in the last band alone; 0 = never"
+    )
     misfit_kind: str = option("l1", "objective", choices=MISFITS)
     grid_m: float = option(0.0, "cell of simulations; 0 = the layout's", unit="m")
     gradient_interval: int = option(4, "time steps between samples kept for the gradient")

@@ -21,6 +21,7 @@ PATIENCE = 5  # iterations that must gain together
 LEAST_GAIN = 0.005
 LATERAL = 8 / 3  # smoothing along x over that along z
 STEP_RATIO = 0.53  # step of a band over that of the band before
+NEAR_STEP = 0.2  # step from a start that fits already over that from one that does not
 BETAS = (0.9, 0.99)
 MISFITS = ("l1", "l2", "envelope")
 MODES = ("data_space", "fwi", "both")
@@ -39,6 +40,8 @@ class RefineSettings:
         bands_hz: low-pass corners, one after another; 0 = full band.
         smooth_cells: Gaussian smoothing of the gradient over depth in the first band; it falls to a third
             in the last, and is wider along x, as layers are.
+        near_misfit: a start whose relative misfit lies below needs no low frequencies and no long steps: all
+            iterations go to the last band, with a fifth of the step and its smoothing; 0 = never.
         misfit_kind: "l1", "l2" or "envelope".
         gradient_interval: time steps between samples kept for the gradient.
     """
@@ -50,6 +53,7 @@ class RefineSettings:
     relaxation: float = 0.5
     bands_hz: tuple[float, ...] = (3.0, 5.0, 0.0)
     smooth_cells: float = 3.0
+    near_misfit: float = 0.3
     misfit_kind: str = "l1"
     gradient_interval: int = 4
 
@@ -159,12 +163,16 @@ class _Band:
     smooth_cells: float
 
 
-def plan(settings: RefineSettings) -> list[_Band]:
+def plan(settings: RefineSettings, start_misfit: float = math.inf) -> list[_Band]:
     """Return the stretches of a descent: the bands share the iterations, the first takes the rest.
 
-    Steps and smoothing fall from band to band, as the wavelengths do that a band can tell apart.
+    Steps and smoothing fall from band to band, as the wavelengths do that a band can tell apart. A start that
+    explains most of the gathers would be spoilt by the long steps that another one needs.
     """
     count = len(settings.bands_hz)
+    if start_misfit < settings.near_misfit:
+        step, smooth = NEAR_STEP * settings.step_km_s, settings.smooth_cells / count
+        return [_Band(settings.bands_hz[-1], settings.iterations, step, smooth)]
     share = settings.iterations // count
     first = settings.iterations - share * (count - 1)
     return [
@@ -198,7 +206,7 @@ def _fwi(
             best = _Iterate(_refilled(v, coarse, base, simulation), misfit, traces)
 
     v, moved = coarse.clone(), False
-    for band in plan(settings):
+    for band in plan(settings, best.misfit):
         v = _descend(v, observed, simulation, settings, band, judge, history, moved=moved)
         moved = True
     if moved:

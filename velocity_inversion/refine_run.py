@@ -44,6 +44,7 @@ def settings_of(config: RefineConfig) -> RefineSettings:
         relaxation=config.relaxation,
         bands_hz=config.bands_hz,
         smooth_cells=config.smooth_cells,
+        near_misfit=config.near_misfit,
         misfit_kind=config.misfit_kind,
         gradient_interval=config.gradient_interval,
     )

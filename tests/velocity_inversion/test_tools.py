@@ -83,6 +83,16 @@ def test_bands_share_the_iterations():
     assert bands[0].step_km_s > bands[1].step_km_s and bands[0].smooth_cells == 3 * bands[2].smooth_cells
 
 
+def test_a_near_start_is_refined_gently():
+    """Below the misfit that counts as near all iterations go to the last band, with shorter steps."""
+    settings = RefineSettings(iterations=20, near_misfit=0.3)
+    (band,) = plan(settings, 0.2)
+    last = plan(settings, 0.4)[-1]
+    assert (band.corner_hz, band.iterations, band.smooth_cells) == (0.0, 20, last.smooth_cells)
+    assert band.step_km_s < last.step_km_s
+    assert len(plan(replace(settings, near_misfit=0.0), 0.2)) == 3
+
+
 def test_smoothing_keeps_sums_and_is_wider_along_x():
     """A spike keeps its sum and spreads more along x than along z; nothing happens without smoothing."""
     spike = torch.zeros(61, 61)
