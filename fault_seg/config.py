@@ -198,7 +198,7 @@ def smoke() -> TrainConfig:
 def demo() -> TrainConfig:
     """Return the training of `make demo`: about 90 seconds on two cores."""
     return TrainConfig(
-        steps=300, batch_train=2, crop=(32,), ema=0.99, warmup_steps=10, disturb=False, optimizer="muon"
+        steps=260, batch_train=2, crop=(32,), ema=0.99, warmup_steps=10, disturb=False, optimizer="muon"
     )
 
 
