@@ -187,7 +187,7 @@ class H5Volume(Volume):
         try:
             self._h5 = h5py.File(path, "r")
         except OSError as error:
-            busy = "; another process is writing it, wait for it" if "lock" in str(error) else ""
+            busy = "; another process is writing it, wait for it" if "unable to lock" in str(error) else ""
             raise DataError(
                 f"{path}: cannot be opened as HDF5 ({error}){busy}; expected a dataset {dataset}"
             ) from error

@@ -26,7 +26,7 @@ def open_h5(path: Path) -> Any:
     try:
         return h5py.File(path, "r")
     except (OSError, ValueError) as error:
-        busy = "another process is writing it, wait for it" if "lock" in str(error) else "copy it again"
+        busy = "another process is writing it, wait for it" if "unable to lock" in str(error) else "copy it again"
         raise DataError(f"{path}: cannot be opened as HDF5 ({error}); {busy}") from error
 
 

@@ -29,7 +29,7 @@ def open_h5(path: str | Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        if "lock" in str(error):
+        if "unable to lock" in str(error):  # "sblock" stands in what is said of cut files
             raise DataError(f"{path}: another process is writing this file; wait for it to end") from error
         raise DataError(
             f"{path}: cannot be opened as HDF5 ({error}); it is cut short or of another format, copy it again"
