@@ -26,8 +26,9 @@ def open_h5(path: Path) -> Any:
     try:
         return h5py.File(path, "r")
     except (OSError, ValueError) as error:
-        busy = "another process is writing it, wait for it" if "unable to lock" in str(error) else "copy it again"
-        raise DataError(f"{path}: cannot be opened as HDF5 ({error}); {busy}") from error
+        is_busy = "unable to lock" in str(error)
+        advice = "another process is writing it, wait for it" if is_busy else "copy it again"
+        raise DataError(f"{path}: cannot be opened as HDF5 ({error}); {advice}") from error
 
 
 def find_item(h5: Any, name: str, path: Path) -> Any:
