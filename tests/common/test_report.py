@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
@@ -17,6 +19,7 @@ LOWER = Row(
     "fault_seg", "rgt MAE", "-", "lower", 0.04, {"flat": 0.0514, "slow": None}, 12.5, 1_554_337, "python a.py"
 )
 HIGHER = Row("fault_seg", "AP", "-", "higher", 0.2, {"coherence": 0.25}, 60.0, 1_554_337)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "chrome-headless-shell")
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
@@ -223,3 +226,20 @@ def test_readme_table_is_replaced_between_its_markers(tmp_path):
         with pytest.raises(DataError, match="expected the lines"):
             report.update_readme_table(readme, [LOWER])
         assert readme.read_text() == text
+
+
+@pytest.mark.skipif(not any(map(shutil.which, BROWSERS)), reason="needs a Chromium browser")
+@pytest.mark.parametrize("width", [500, 1280])
+def test_a_browser_shows_the_figures_from_the_file_system(tmp_path, width):
+    """On a narrow and on a wide window the page is drawn, and its figure is found and has its colours."""
+    Image.new("RGB", (400, 300), (255, 0, 255)).save(tmp_path / "a.png")
+    section = Section("fault_seg", "T", "Q", [Picture("a.png", "", "magenta")], rows=[LOWER])
+    report.html_page(tmp_path / "index.html", "Strata", "One.", [section])
+    browser = next(filter(None, map(shutil.which, BROWSERS)))
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={tmp_path / 'shot.png'}"]
+    command += [f"--window-size={width},2000", (tmp_path / "index.html").as_uri()]
+    subprocess.run(command, check=True, timeout=120, capture_output=True)
+    shot = np.asarray(Image.open(tmp_path / "shot.png").convert("RGB"))
+    assert shot.shape[1] == width
+    assert (shot == (255, 0, 255)).all(-1).sum() > 10_000
