@@ -131,7 +131,7 @@ def row_guess_accuracy(case: Case) -> float:
 
 
 def facies_table(sets: dict[str, MethodSet], case: Case) -> list[dict[str, Any]]:
-    """Return a row for each facies: its share in the reference, then mean and spread of each method."""
+    """Return a row for each facies: its share in the reference; mean, spread, error of each method."""
     classes = len(case.palette)
     expected = M.proportions(case.truths, classes)
     rows = []
@@ -140,7 +140,9 @@ def facies_table(sets: dict[str, MethodSet], case: Case) -> list[dict[str, Any]]
         for method, made in sets.items():
             shares = [float((grid == c).mean()) for grid in made.grids]
             if shares:
-                row[method] = {"mean": float(np.mean(shares)), "sd": float(np.std(shares))}
+                mean = float(np.mean(shares))
+                error = abs(mean - float(expected[c]))
+                row[method] = {"mean": mean, "sd": float(np.std(shares)), "error": error}
         rows.append(row)
     return rows
 

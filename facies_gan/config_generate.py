@@ -8,6 +8,12 @@ from pathlib import Path
 from common.cli import option
 
 FORMATS = ("png", "npy", "gslib", "grdecl")
+_NEEDS = (
+    ("halo", "tile", "auto"),
+    ("well_background", "wells_png", ()),
+    ("grid_dims", "grid_from", ()),
+    ("variable", "grid_from", ""),
+)  # what does nothing without another flag: name, the other, its default
 
 
 @dataclass(frozen=True)
@@ -57,8 +63,9 @@ class GenerateConfig:
             raise ValueError(f"--tile {self.tile}: expected 16 or more, or 0")
         if self.halo != "auto" and not self.halo.isdecimal():
             raise ValueError(f"--halo {self.halo}: expected auto or a number of cells")
-        if self.halo != "auto" and not self.tile:
-            raise ValueError("--halo works with --tile only")
+        for name, needed, default in _NEEDS:
+            if getattr(self, name) != default and not getattr(self, needed):
+                raise ValueError(f"--{name}: works with --{needed} only; leave it out")
         for name, count in (("size", 2), ("origin", 3), ("cell_size", 3), ("well_background", 3)):
             if len(getattr(self, name)) not in (0, count):
                 raise ValueError(f"--{name}: {len(getattr(self, name))} numbers, expected {count}")

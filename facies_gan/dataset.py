@@ -16,7 +16,8 @@ from common.log import get_logger
 from common.noise import numpy_stream
 from common.normalization import ZScore
 from facies_gan.geometry import GridGeometry
-from facies_gan.gslib import Grid, GridHeader, read_grid
+from facies_gan.grid_files import grid_geometry, read_any_grid, root_geometry
+from facies_gan.gslib import Grid, GridHeader
 from facies_gan.images import read_rgb
 from facies_gan.palette import ColorCounter, Palette, read_palette, warn_rare
 from facies_gan.resample import cell_centre_index
@@ -26,7 +27,6 @@ from facies_gan.well_folder import read_wells
 from facies_gan.wells import WellSet
 
 IMAGE_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff", ".jpg", ".jpeg")
-DEFAULT_ORIGIN = (1.0, 1.0, 1.0)
 
 
 class DataFiles(enum.Enum):
@@ -136,11 +136,13 @@ def read_training_data(
         seismic_stats: scaling of the seismic, of a model that is trained on; None = computed.
 
     Raises:
+        UserError: a flag that would do nothing with these data.
         DataError: the data are not what the flags say.
     """
     image = getattr(options, "training_image", None)
+    _refuse_idle_flags(options, single=bool(image))
     if image:
-        found = _read_single(Path(image), options, palette)
+        found = _read_single(Path(image), options, seed, palette)
     else:
         found = _read_folder(Path(options.input_path), options, seed, palette, seismic_stats)
     if getattr(options, "square", False):
@@ -148,6 +150,23 @@ def read_training_data(
     warn_rare(found.palette, found.counts)
     _warn_of_disagreement(found)
     return found
+
+
+def _refuse_idle_flags(options: Any, *, single: bool) -> None:
+    """Refuse flags of a training image for a data root, and the other way round.
+
+    Raises:
+        UserError: such a flag is given.
+    """
+    if single:
+        idle, instead = ("well_background",), "--input_path"
+    else:
+        idle, instead = ("hard_data", "grid_dims", "variable", "slice_axis"), "--training_image"
+    for name in idle:
+        if getattr(options, name, None) not in (None, "", (), "y"):  # "y" is the usual slice axis
+            raise UserError(f"--{name}: works with {instead} only; leave it out, or give {instead}")
+    if getattr(options, "hard_data", None) and not getattr(options, "use_wells", True):
+        raise UserError("--hard_data: would not be used with --no_use_wells; leave one of them out")
 
 
 def choose_sections(count: int, wanted: int, seed: int) -> list[int]:
@@ -176,7 +195,7 @@ def _read_folder(
         palette = folder_palette(root, paths, *images)
     chosen = choose_sections(len(paths), int(getattr(options, "num_train_pyramids", 0)), seed)
     labels = {paths[i].stem: _read_labels(paths[i], palette, *images) for i in chosen}
-    geometry = GridGeometry(axes=("x", "z"), z_down=bool(getattr(options, "z_down", False)))
+    geometry = root_geometry(options)
     wells: dict[str, WellSet] = {}
     if getattr(options, "use_wells", True):
         background = tuple(getattr(options, "well_background", ()) or ())
@@ -219,7 +238,17 @@ def facies_files(root: Path) -> list[Path]:
             f"{folder}: {found}, expected facies images {pattern}; export sections as PNG, make some with "
             "scripts/facies_gan/make_data.py, or name one with --training_image"
         )
+    others = [p.name for p in sorted(folder.iterdir()) if _is_image(p) and p not in paths]
+    if others:
+        get_logger().warning(
+            "warning: %s: %d images are no %s and are left out (%s); export them as PNG",
+            folder, len(others), pattern, ", ".join(others[:5]),
+        )  # fmt: skip
     return paths
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
 
 
 def folder_palette(
@@ -243,35 +272,8 @@ def _read_labels(path: Path, palette: Palette, channels: int, values: tuple[floa
     return palette.to_labels(rgb, path)
 
 
-def read_any_grid(path: Path, options: Any) -> Grid:
-    """Read a SGeMS-like, GSLIB or GRDECL grid, with the flags `variable` and `grid_dims`."""
-    if path.suffix.lower() == ".grdecl":
-        from facies_gan.grdecl import read_grdecl
-
-        return read_grdecl(path)
-    dims = tuple(getattr(options, "grid_dims", ()) or ())
-    if dims and len(dims) != 3:
-        raise UserError(f"--grid_dims {' '.join(map(str, dims))}: expected NX NY NZ")
-    return read_grid(path, variable=getattr(options, "variable", "") or "", dims=dims)
-
-
-def grid_geometry(grid: Grid, options: Any) -> GridGeometry:
-    """Return the frame of a grid's sections from its first line and the flags, which win when set."""
-    origin = tuple(getattr(options, "origin", DEFAULT_ORIGIN))
-    size = tuple(getattr(options, "cell_size", (1.0, 1.0, 1.0)))
-    try:
-        return grid.geometry(
-            slice_axis=getattr(options, "slice_axis", "y"),
-            origin=None if origin == DEFAULT_ORIGIN else origin,
-            cell_size=None if size == (1.0, 1.0, 1.0) else size,
-            z_down=bool(getattr(options, "z_down", False)),
-        )
-    except ValueError as error:
-        raise UserError(f"--origin, --cell_size: {error}") from error
-
-
-def _read_single(path: Path, options: Any, palette: Palette | None) -> SectionSet:
-    """Read one training image, or the sections of a 3-D grid, with hard data."""
+def _read_single(path: Path, options: Any, seed: int, palette: Palette | None) -> SectionSet:
+    """Read one training image, or the chosen sections of a 3-D grid, with hard data."""
     header = None
     if path.suffix.lower() in IMAGE_SUFFIXES:
         channels, values = _image_settings(options)
@@ -292,9 +294,10 @@ def _read_single(path: Path, options: Any, palette: Palette | None) -> SectionSe
     if getattr(options, "use_seismic", False):
         raise UserError("--use_seismic works with --input_path only; a single training image has no seismic")
     wells = _single_wells(parts, options, palette)
+    one = len(parts) == 1
     sections = []
-    for number, ((labels, geometry), data) in enumerate(zip(parts, wells, strict=True)):
-        one = len(parts) == 1
+    for number in choose_sections(len(parts), int(getattr(options, "num_train_pyramids", 0)), seed):
+        (labels, geometry), data = parts[number], wells[number]
         digest = _digest(path) if one else hashlib.sha256(labels.tobytes()).hexdigest()
         stem = path.stem if one else f"{path.stem}_{geometry.slice_axis}{number:03d}"
         file = path if one and path.suffix.lower() in IMAGE_SUFFIXES else None
@@ -327,7 +330,7 @@ def _single_wells(
 ) -> list[WellSet | None]:
     """Return the hard data of each section; None where there are none."""
     file = getattr(options, "hard_data", None)
-    if not file or not getattr(options, "use_wells", True):
+    if not file:
         return [None] * len(parts)
     if len(parts) == 1:
         labels, geometry = parts[0]

@@ -12,8 +12,9 @@ from common.errors import DataError, UserError
 from common.log import get_logger
 from facies_gan.arrays import read_npy
 from facies_gan.config_evaluate import EvaluateConfig
-from facies_gan.dataset import IMAGE_SUFFIXES, Section, SectionSet, read_any_grid, read_training_data
+from facies_gan.dataset import IMAGE_SUFFIXES, Section, SectionSet, read_training_data
 from facies_gan.geometry import GridGeometry
+from facies_gan.grid_files import PLAIN, read_any_grid
 from facies_gan.images import read_rgb
 from facies_gan.model_card import ModelCard
 from facies_gan.output_grid import RETRAIN
@@ -150,9 +151,7 @@ def _read_reference(config: EvaluateConfig, path: Path, card: ModelCard | None) 
 
 def _stored(card: ModelCard, config: EvaluateConfig) -> SectionSet:
     """Return the sections that travel with the model."""
-    frame = card.geometry
-    if config.z_down:
-        frame = replace(frame, z_down=True)
+    frame = _given_frame(card.geometry, config)
     sections = [
         Section(s.stem, s.labels, s.wells if len(s.wells) else None, s.seismic, frame)
         for s in card.anchors
@@ -161,6 +160,19 @@ def _stored(card: ModelCard, config: EvaluateConfig) -> SectionSet:
     if not sections:
         raise UserError(f"{config.model_path}: stores no reference; name one with --reference")
     return SectionSet(sections, card.palette, card.seismic, card.header)
+
+
+def _given_frame(frame: GridGeometry, config: EvaluateConfig) -> GridGeometry:
+    """Return the frame of the training with what the flags say instead."""
+    try:
+        return replace(
+            frame,
+            origin=frame.origin if config.origin == PLAIN else config.origin,
+            cell_size=frame.cell_size if config.cell_size == PLAIN else config.cell_size,
+            z_down=frame.z_down or config.z_down,
+        )
+    except ValueError as error:
+        raise UserError(f"--origin, --cell_size: {error}") from error
 
 
 def _scene(section: Section, config: EvaluateConfig, card: ModelCard | None, palette: Palette) -> Scene:

@@ -53,14 +53,14 @@ def score_table(scores: Mapping[str, Mapping[str, float]], band: Mapping[str, fl
 
 
 def facies_rows(facies: Sequence[Mapping[str, Any]]) -> str:
-    """Return a row for each facies: its share in the reference, mean and spread of each method."""
+    """Return a row for each facies: its share in the reference; mean, spread and error of each method."""
     names = [name for name in facies[0] if name not in ("facies", "reference")]
 
     def cell(value: Any) -> str:
-        return f"{value['mean']:.4f} ± {value['sd']:.4f}"
+        return f"{value['mean']:.4f} ± {value['sd']:.4f} ({value['error']:.4f})"
 
     rows = [[f["facies"], f"{f['reference']:.4f}", *(cell(f[name]) for name in names)] for f in facies]
-    return table(["share of facies", "reference", *names], rows)
+    return table(["share of facies, mean ± sd (error)", "reference", *names], rows)
 
 
 def match_rows(match: Sequence[Mapping[str, Any]]) -> str:

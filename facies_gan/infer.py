@@ -177,9 +177,10 @@ def _write_all(config: GenerateConfig, run: MachineOptions, plan: _Plan) -> dict
         if earlier is not None and goes_on and writer.stack is not None and distributed.is_main():
             earlier.copy_stack(writer.stack)
         expected = plan.simulator.data_at_top(plan.conditioning)
-        for index, made in _mine(config, run, plan):
+        for index, made in _made(config, run, plan, _mine(config)):
             writer.write(index, made.labels[0], made.plain[0], expected)
             kept.add(made.labels[0])
+        differing = _differing_cells(config, run, plan, kept.first)
     except BaseException:
         if writer.stack is not None:
             writer.stack.abort()
@@ -196,17 +197,48 @@ def _write_all(config: GenerateConfig, run: MachineOptions, plan: _Plan) -> dict
     if distributed.is_main():
         summary = _summarise(config, run, plan, counts, rows)
         summary["blending"] = blending
+        if differing is not None:
+            summary["cells_differing_between_processes"] = differing
         kept.draw(folder)
     return distributed.broadcast_object(summary)
 
 
-def _mine(config: GenerateConfig, run: MachineOptions, plan: _Plan) -> Iterator[tuple[int, Realisations]]:
-    indices = [config.first_index + i for i in distributed.shard(config.how_many)]
+def _mine(config: GenerateConfig) -> list[int]:
+    """Return the indices of the realisations of this process."""
+    return [config.first_index + i for i in distributed.shard(config.how_many)]
+
+
+def _made(
+    config: GenerateConfig, run: MachineOptions, plan: _Plan, indices: list[int]
+) -> Iterator[tuple[int, Realisations]]:
     return realisations(
         plan.simulator, plan.conditioning, indices, seed=run.seed, batch_size=config.batch_size,
         tile=config.tile, halo=-1 if config.halo == "auto" else int(config.halo),
         noise_scale=config.noise_scale, vary_from=config.vary_from_scale,
     )  # fmt: skip
+
+
+def _differing_cells(
+    config: GenerateConfig, run: MachineOptions, plan: _Plan, first: np.ndarray | None
+) -> int | None:
+    """Return how many cells differ when each process repeats the first realisation of the next one.
+
+    Devices of one kind give 0; another GPU or another library may round otherwise. None for one process.
+    """
+    if distributed.world_size() == 1:
+        return None
+    mine = _mine(config)
+    shown = distributed.gather_objects((mine[0], first) if mine else None)
+    theirs = shown[(distributed.rank() + 1) % len(shown)]
+    count = 0
+    if theirs is not None:
+        index, labels = theirs
+        ((_, again),) = _made(config, run, plan, [index])
+        count = int(np.count_nonzero(again.labels[0] != labels))
+    total = sum(distributed.gather_objects(count))
+    if distributed.is_main():
+        get_logger().info(f"realisations repeated by another process: {total} cells differ")
+    return total
 
 
 def _summarise(
@@ -264,6 +296,7 @@ class _Kept:
         )
         self.most = most
         self.labels: list[np.ndarray] = []
+        self.first: np.ndarray | None = None  # of this process
         self.references = [a.labels for a in plan.simulator.card.anchors if a.labels is not None]
         classes = plan.simulator.card.palette.num_classes
         self.change = change_probability(self.references, classes) if self.references else None
@@ -273,6 +306,7 @@ class _Kept:
     def add(self, labels: np.ndarray) -> None:
         """Note one realisation."""
         wells = self.plan.conditioning.wells
+        self.first = labels.copy() if self.first is None else self.first
         if len(self.labels) < self.most:
             self.labels.append(labels.copy())
         if len(wells) and self.change is not None:

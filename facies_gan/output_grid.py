@@ -13,8 +13,9 @@ from common.log import get_logger
 from common.noise import numpy_stream
 from facies_gan.canvas import Size
 from facies_gan.config_generate import GenerateConfig
-from facies_gan.dataset import IMAGE_SUFFIXES, grid_geometry, read_any_grid
+from facies_gan.dataset import IMAGE_SUFFIXES
 from facies_gan.geometry import GridGeometry
+from facies_gan.grid_files import grid_geometry, read_any_grid
 from facies_gan.gslib import GridHeader
 from facies_gan.images import read_rgb
 from facies_gan.model_card import ModelCard
@@ -134,8 +135,9 @@ def find_conditioning(config: GenerateConfig, card: ModelCard, grid: OutputGrid,
 def _find_wells(config: GenerateConfig, card: ModelCard, grid: OutputGrid, seed: int) -> WellSet:
     if config.hard_data is not None:
         found = read_hard_data(
-            config.hard_data, grid.size, card.palette, grid.geometry, allow_empty=config.allow_unconditioned
-        )
+            config.hard_data, grid.size, card.palette, grid.geometry,
+            allow_empty=config.allow_unconditioned, or_else=", or add --allow_unconditioned",
+        )  # fmt: skip
         return _some(found, config.wells, seed, str(config.hard_data))
     if config.wells_png is not None:
         labels = _labels_for(config.wells_png, card, grid.size)

@@ -161,8 +161,13 @@ def _gpu(number: int) -> str:
     return found.type
 
 
-def prepare(options: TrainingOptions, run: RunOptions) -> Setup:
+def prepare(options: TrainingOptions, run: RunOptions, device: torch.device | str = "cpu") -> Setup:
     """Read the data, decide sizes and groups, and find what to begin from.
+
+    Args:
+        options: of the training.
+        run: how it runs.
+        device: where neural smoothers are fitted.
 
     Raises:
         UserError: flags that do not fit together or to the data.
@@ -183,8 +188,9 @@ def prepare(options: TrainingOptions, run: RunOptions) -> Setup:
     if options.clear_cache and distributed.is_main():
         get_logger().info(f"{options.cache_dir}: {cache.clear()} cache entries deleted")
     pyramids = facies_pyramids(
-        data.sections, data.palette, sizes, options.interpolator, cache=cache, num_workers=run.num_workers
-    )
+        data.sections, data.palette, sizes, _interpolator(options, run), cache=cache,
+        num_workers=run.num_workers, device=device,
+    )  # fmt: skip
     single = data.is_single
     mode = options.padding_mode if options.padding_mode != "auto" else "noise" if single else "zeros"
     architecture = _architecture(options, data)
@@ -225,6 +231,14 @@ def prepare(options: TrainingOptions, run: RunOptions) -> Setup:
     if earlier and card and not resumes:
         _begin_from(setup, card, earlier.state_dict, Path(run.resume))
     return setup
+
+
+def _interpolator(options: TrainingOptions, run: RunOptions) -> str:
+    """Return how sections reach coarser scales; a dry run does not wait for smoothers, which take hours."""
+    if options.interpolator == "neural" and run.dry_run:
+        get_logger().info("smoothers are not fitted in a dry run; area averages stand in for them")
+        return "area"
+    return options.interpolator
 
 
 def _earlier(options: TrainingOptions, run: RunOptions) -> tuple[Any, bool]:

@@ -246,7 +246,7 @@ def train(options: TrainingOptions, run: RunOptions, origins: dict[str, str] | N
     run = resolve_run(options, run, origins or {})
     with machine(run) as device, devices.explain_out_of_memory(ADVICE):
         with distributed.shared_errors():
-            setup = prepare(options, run)
+            setup = prepare(options, run, device)
         guard = Guard(device, run.on_nonfinite)
         precision = resolve_precision(run.precision, device)
         task = FaciesTask(setup, guard, precision, run)

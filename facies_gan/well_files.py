@@ -277,11 +277,13 @@ def read_hard_data(
     geometry: GridGeometry | None = None,
     *,
     allow_empty: bool = False,
+    or_else: str = "",
 ) -> WellSet:
     """Read hard data and put them on the cells of a section or map of `shape` (H, W).
 
     Columns x y z are coordinates of `geometry` (cell indices from 1, y from the bottom, unless it says
     otherwise); col and row are pixels from 0, row 0 on top. Data outside are dropped with one warning.
+    When none lies inside, the error ends with `or_else`: what else the command at work offers.
 
     Raises:
         DataError: an unknown code, two facies in one cell, or no datum inside (unless `allow_empty`).
@@ -300,7 +302,7 @@ def read_hard_data(
         raise DataError(
             f"{points.where}: none of its {len(inside)} data lies inside the grid of {shape[0]} x "
             f"{shape[1]} cells "
-            "(H x W); check --origin, --cell_size and --z_down, or add --allow_unconditioned"
+            f"(H x W); check --origin, --cell_size and --z_down{or_else}"
         )
     return wells
 
@@ -330,7 +332,9 @@ def _cells(
         beside = np.zeros(len(rows), dtype=bool)
     else:
         horizontal, vertical = geometry.axes
-        shown = vertical if vertical in columns else "y"  # two columns x y serve a vertical section too
+        # Two columns x y serve a vertical section too, and x z an image, which does not say its axes.
+        others = ("y", "z") if geometry.num_slices == 1 else ("y",)
+        shown = next((axis for axis in (vertical, *others) if axis in columns), vertical)
         if horizontal not in columns or shown not in columns:
             raise DataError(
                 f"{points.where}: columns {', '.join(columns)} and facies, expected {horizontal} and "

@@ -17,6 +17,7 @@ from fault_seg.volumes import open_writers
 UNITS = {
     "fsem": "probability",
     "fstd": "standard deviation of the probability",
+    "fgap": "confidence of the angles 0..1",
     "rgt": "relative time 0..1",
     "dhr": "units of the input",
 }
@@ -32,7 +33,7 @@ class Attributes:
         model: what filled the scratch files.
         volume: the survey, or what stands for its geometry.
         rule: normalisation of the image.
-        scratch: fsem, fdip, fstrike, dhr, time, fstd, those that there are.
+        scratch: fsem, fdip, fstrike, dhr, time, fstd, fgap, those that there are.
         frame: of angles in degrees.
         threshold: probability from which a voxel is fault.
         has_nan: whether samples of the survey are missing.
@@ -87,7 +88,7 @@ class Attributes:
         """Return inlines x0:x1 of an attribute, [n1, n2, k]; null traces and NaN samples are 0.
 
         Args:
-            name: fsem, fdip, fstrike, rgt, dhr or fstd.
+            name: fsem, fdip, fstrike, rgt, dhr, fstd or fgap.
             x0: first inline.
             x1: one past the last.
             style: of angles: "degrees", or "over180" (of the voxel grid) times fsem.
@@ -122,18 +123,23 @@ class Attributes:
     def write(self, prefix: str, attributes: tuple[str, ...], formats: tuple[str, ...]) -> None:
         """Write the volumes in every format; all files of a format appear complete or not at all."""
         for kind in formats:
-            style = self.config.angle_units
-            style = ("over180" if kind == "raw" else "degrees") if style == "auto" else style
             fill = {"nan": np.nan, "zero": 0.0, "auto": np.nan if kind in ("npy", "h5") else 0.0}
-            self._write_format(prefix, attributes, kind, style, fill[self.config.angle_fill])
+            self._write_format(prefix, attributes, kind, fill[self.config.angle_fill])
         if "fsem" in self.scratch:
             self._count_faults(angles="fdip" in self.scratch)
 
-    def _write_format(
-        self, prefix: str, attributes: tuple[str, ...], kind: str, style: str, fill: float
-    ) -> None:
-        angle = "degrees" if style == "degrees" else "degrees/180, times probability"
-        units = {name: UNITS.get(name, angle) for name in attributes}
+    def units(self, attributes: tuple[str, ...], kind: str) -> dict[str, str]:
+        """Return the units of the volumes in a format."""
+        angle = "degrees" if self._style(kind) == "degrees" else "degrees/180, times probability"
+        return {name: UNITS.get(name, angle) for name in attributes}
+
+    def _style(self, kind: str) -> str:
+        """Return how a format holds angles: raw as training files do, unless a flag says otherwise."""
+        asked = self.config.angle_units
+        return ("over180" if kind == "raw" else "degrees") if asked == "auto" else asked
+
+    def _write_format(self, prefix: str, attributes: tuple[str, ...], kind: str, fill: float) -> None:
+        units, style = self.units(attributes, kind), self._style(kind)
         writers = open_writers(prefix, units, kind, self.volume, model=self.model_name)
         n3 = self.volume.shape[2]
         try:

@@ -32,6 +32,7 @@ class SurveyConfig:
     max_memory: float = option(4.0, "bound on the memory for data", unit="GiB")
     threshold: float = option(0.0, "probability from which a voxel is fault; 0 = the model's, else 0.5")
     tta: int = option(1, "flips and turns to average; above 1 also writes their spread", choices=NUM_TURNS)
+    confidence: bool = option(False, "also write <output>.fgap: how sure the fault angles are, 0..1")
     rgt_residual: str = option(
         "auto", "time correction of the network: as the model says, on, off", choices=("auto", "on", "off")
     )

@@ -9,7 +9,6 @@ and an image is there only when asked for, with "solved_tau", the time solved fr
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from fault_seg.augment import augment, crop, disturb
 from fault_seg.first_estimates import PREFIX, time_in_voxels
 from fault_seg.geotime import solve_geological_time
 from fault_seg.model import REFINE_INPUTS
+from fault_seg.pair_files import find_images, partner, require_paired
 from fault_seg.synthetic import GeneratorConfig, degrade, make_sample
 from fault_seg.volumes import open_volume, read_volume
 
@@ -237,14 +237,15 @@ class VolumePairs(_Volumes):
             raise DataError(
                 f"{data_dir}: {len(self.images)} samples found, {limit} asked for; lower the number"
             )
+        self.limited = limit > 0
         self.images = self.images[: limit or None]
         self.shape = find_shape(self.data_dir, self.images[0], shape)
         numbers = range(len(self.images))
         self.targets = {
-            name: [_partner(self.target_dir, i, name) for i in numbers] for name in targets_of(heads)
+            name: [partner(self.target_dir, i, name) for i in numbers] for name in targets_of(heads)
         }
         self.estimates = {
-            name: [_partner(self.data_dir, i, name) for i in numbers]
+            name: [partner(self.data_dir, i, name) for i in numbers]
             for name in (REFINE_INPUTS if self.refines else ())
         }
         if crop_shape is not None and any(c > n for c, n in zip(crop_shape, self.shape, strict=True)):
@@ -258,8 +259,10 @@ class VolumePairs(_Volumes):
         """Read every file once: sizes, finite values, a signal in the image, labels in {-1, 0, 1}.
 
         Raises:
-            DataError: naming the file and the first voxel that is wrong.
+            DataError: naming the file and the first voxel that is wrong, or a target without an image.
         """
+        if not self.limited:
+            require_paired(self.data_dir, self.target_dir, len(self.images), self.targets)
         for index, path in enumerate(self.images):
             image = read_volume(path, self.shape)
             _require(path, image, np.isfinite(image), "a finite value")
@@ -307,43 +310,6 @@ def _normalised(path: Path, image: np.ndarray) -> np.ndarray:
         return normalise_image(image)
     except DataError as error:
         raise DataError(f"{path}: no signal ({error})") from error
-
-
-def _partner(folder: Path, number: int, name: str) -> Path:
-    """Return the volume `name` of sample `number` in a folder."""
-    for suffix in (".bin", ".npy", ".h5"):
-        path = folder / f"{number}_{name}{suffix}"
-        if path.is_file():
-            return path
-    raise DataError(
-        f"{folder}: no {number}_{name}.bin or .npy for sample {number}; add it, or switch its head off"
-    )
-
-
-def find_images(folder: Path, ending: str = "") -> list[Path]:
-    """Return the images 0, 1, 2 ... of a data folder, or the volumes 0_fsem ... with the ending "_fsem".
-
-    Raises:
-        DataError: the folder is missing or empty, a number is missing between others or there twice.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; run make_data.py, or train with --synthetic")
-    found: dict[int, Path] = {}
-    named = re.compile(rf"([0-9]+){ending}\.(bin|npy|h5)")
-    for path in sorted(folder.iterdir()):
-        match = named.fullmatch(path.name)
-        if match and found.setdefault(int(match[1]), path) != path:
-            raise DataError(f"{path}: the same sample as {found[int(match[1])].name}; remove one of them")
-    if not found:
-        raise DataError(
-            f"{folder}: holds no 0{ending}.bin or .npy; run make_data.py, or train with --synthetic"
-        )
-    missing = next((i for i in range(len(found)) if i not in found), None)
-    if missing is not None:
-        raise DataError(
-            f"{folder}: {missing}{ending}.bin is missing, the numbers go up to {max(found)}; fill the gap"
-        )
-    return [found[i] for i in range(len(found))]
 
 
 def find_shape(folder: Path, first: Path, shape: Shape) -> Shape:

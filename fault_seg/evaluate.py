@@ -21,7 +21,7 @@ from common.run import MachineOptions, describe_run, machine
 from common.sampling import Draw
 from fault_seg import baselines
 from fault_seg.config_infer import EvaluateConfig
-from fault_seg.dataset import VolumePairs, find_images
+from fault_seg.dataset import VolumePairs
 from fault_seg.evaluate_figures import draw_evaluation
 from fault_seg.evaluate_refine import evaluate_refine
 from fault_seg.infer import load, predict
@@ -29,6 +29,7 @@ from fault_seg.labels import open_labelled
 from fault_seg.maps import Model
 from fault_seg.metrics import mean_scores, score_cube, score_set, tune_threshold
 from fault_seg.model import build_network, parameter_count
+from fault_seg.pair_files import find_images
 from fault_seg.robustness import robustness, robustness_table
 from fault_seg.unet_baseline import train_baseline
 
@@ -122,7 +123,7 @@ def evaluate(config: EvaluateConfig, options: MachineOptions, out: Path) -> list
             }
             write_json(out / "evaluation.json", document)
             text = markdown_table(rows) + ("\n" + robustness_table(more) if more else "")
-            write_text(out / "evaluation.md", text)
+            write_text(out / "evaluation.md", text + "\n" + all_measures(entries, headline))
             save_rows(out / "results.json", rows)
             if config.figures and "fsem" in found[0]:
                 _draw(out / "figures", truth, found, entries, model)
@@ -193,6 +194,18 @@ def _robustness(config: EvaluateConfig, model: Model, threshold: float, seed: in
     if not config.robustness:
         return []
     return robustness(model, config.robustness_presets, config.robustness, threshold, seed)
+
+
+def all_measures(entries: Mapping[str, Entry], headline: Mapping[str, float]) -> str:
+    """Return every measure of every method as a Markdown table, `headline` being ours at 0.5."""
+    columns = {f"{name} at {e.threshold:.3g}": e.scores for name, e in entries.items()}
+    columns = {f"ours at {HEADLINE:g}": headline, **columns}
+    keys = dict.fromkeys(key for scores in columns.values() for key in scores)
+    lines = ["| measure | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
+    for key in keys:
+        values = (f"{scores[key]:.3g}" if key in scores else "" for scores in columns.values())
+        lines.append(f"| `{key}` | " + " | ".join(values) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def evaluate_survey(config: EvaluateConfig, model: Model, options: MachineOptions, out: Path) -> list[Row]:

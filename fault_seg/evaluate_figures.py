@@ -49,10 +49,13 @@ def draw_evaluation(
     draw_sweep(folder / "threshold_sweep.png", probability["ours"], labels, threshold)
     draw_reliability(folder / "reliability.png", probability["ours"], labels, temperature)
     order = np.argsort(scores)
-    chosen = int(order[len(order) // 2])  # the cube of median score: no best case
+    places = {"worst": 0, "median": len(order) // 2, "best": int(np.isfinite(scores).sum()) - 1}
+    chosen = int(order[places["median"]])  # the cube of median score: no best case
     for name, axis in (("timeslice", 0), ("inline", 2)):
         shown = {n: v[chosen] for n, v in probability.items()}
         draw_comparison(folder / f"gallery_{name}.png", truth[chosen], shown, axis)
+    cubes = {int(order[i]): f"{name}, AP {scores[order[i]]:.2f}" for name, i in places.items()}
+    draw_gallery(folder / "gallery.png", truth, probability, cubes)
 
 
 def recall_and_precision(probability: Array, labels: Array) -> tuple[Array, Array]:
@@ -120,8 +123,32 @@ def draw_reliability(
     figures.save(figure, path)
 
 
+def draw_gallery(
+    path: Path, truth: Cubes, probability: Mapping[str, Sequence[Array]], cubes: Mapping[int, str]
+) -> None:
+    """Draw the time slice of several cubes, one a row: number of the cube -> name of the row."""
+    figure, axes = figures.new_figure(len(cubes), 2 + len(probability), panel=(3.1, 2.9))
+    for line, (number, name) in zip(axes, cubes.items(), strict=True):
+        shown = {n: v[number] for n, v in probability.items()}
+        _draw_line(line, truth[number], shown, 0, f"{name}: ")
+    figures.save(figure, path)
+
+
 def draw_comparison(path: Path, cube: Mapping[str, Array], probability: Mapping[str, Any], axis: int) -> None:
     """Draw the input, the true faults and each method's probability on the middle slice along `axis`."""
+    figure, axes = figures.new_figure(1, 2 + len(probability), panel=(3.1, 2.9))
+    _draw_line(axes[0], cube, probability, axis)
+    figures.save(figure, path)
+
+
+def _draw_line(
+    line: Sequence[Any],
+    cube: Mapping[str, Array],
+    probability: Mapping[str, Any],
+    axis: int,
+    name: str = "",
+) -> None:
+    """Draw one line of `draw_comparison`; `name` stands before the title of the first panel."""
 
     def cut(values: Array) -> Array:
         return np.take(values, values.shape[axis] // 2, axis=axis)
@@ -131,11 +158,10 @@ def draw_comparison(path: Path, cube: Mapping[str, Array], probability: Mapping[
         if axis == 0
         else ("z (samples)", "y crossline (voxels)")
     )
-    figure, axes = figures.new_figure(1, 2 + len(probability), panel=(3.1, 2.9))
     image = cut(cube["image"])
-    shown: list[tuple[str, Array | None]] = [("input", None), ("truth", cut(cube["fsem"]))]
-    shown += [(name, cut(values)) for name, values in probability.items()]
-    for ax, (title, overlay) in zip(axes[0], shown, strict=True):
+    shown: list[tuple[str, Array | None]] = [(f"{name}input", None), ("truth", cut(cube["fsem"]))]
+    shown += [(method, cut(values)) for method, values in probability.items()]
+    for ax, (title, overlay) in zip(line, shown, strict=True):
         last = title == shown[-1][0]
         figures.section(
             ax,
@@ -149,4 +175,3 @@ def draw_comparison(path: Path, cube: Mapping[str, Array], probability: Mapping[
             overlay_from=0.3,
         )
         ax.label_outer()
-    figures.save(figure, path)

@@ -103,7 +103,7 @@ def fitted_numbers(found: Checkpoint, path: str | Path) -> dict[str, Any]:
 
 
 def load_as_asked(path: str, kind: str, config: SurveyConfig, device: torch.device, precision: str) -> Model:
-    """Return the model of a file with what the flags change: turns, time correction.
+    """Return the model of a file with what the flags change: turns, confidence, time correction.
 
     Raises:
         UserError: the turns do not work with it.
@@ -120,7 +120,7 @@ def load_as_asked(path: str, kind: str, config: SurveyConfig, device: torch.devi
         raise UserError(
             f"--tta {config.tta}: a refining network of layout mtl takes angles, which do not turn"
         )
-    model.turns = config.tta
+    model.turns, model.tells_gap = config.tta, config.confidence
     if config.rgt_residual != "auto":
         model.keeps_residual = config.rgt_residual == "on"
     return model
@@ -170,6 +170,7 @@ def infer(
             f"{volume.path}: samples x crosslines x inlines {volume.shape}, "
             f"{len(plan.tiles)} {about['tiling']} tiles of {plan.block}"
         )
+        survey.warn_of_tiles(model, plan, config.max_memory)
         if options.dry_run:
             return dict(about)
         if distributed.is_main():
@@ -238,6 +239,7 @@ def finish(
         "fault_fraction": slabs.fault_fraction,
         "threshold": slabs.threshold,
         "angles": frame.describe(),
+        "units": {kind: slabs.units(outputs.attributes, kind) for kind in outputs.formats},
         "nan_samples": num_nan,
         "seconds": round(time.perf_counter() - started, 2),
         "peak_memory_bytes": devices.peak_memory_bytes(device),
@@ -266,7 +268,7 @@ def _each_volume(config: InferConfig) -> list[InferConfig]:
 
 
 def _scratch_names(model: Model, outputs: Outputs, *, refined: bool) -> list[str]:
-    names = [name for name in ("fsem", "fdip", "fstrike", "dhr", "fstd") if name in model.attributes]
+    names = [name for name in ("fsem", "fdip", "fstrike", "dhr", "fstd", "fgap") if name in model.attributes]
     wants_time = "rgt" in model.heads and (refined or "rgt" in outputs.attributes)
     return names + (["time"] if wants_time else [])
 

@@ -42,6 +42,7 @@ class Model:
         threshold: probability from which a voxel counts as fault, tuned on validation cubes.
         keeps_residual: whether the time correction of the rgt head is used.
         turns: flips and turns that are averaged: 1, 4 or 8.
+        tells_gap: whether the confidence of the fault angles is one of the volumes.
     """
 
     network: nn.Module
@@ -57,6 +58,7 @@ class Model:
     threshold: float = 0.5
     keeps_residual: bool = True
     turns: int = 1
+    tells_gap: bool = False
 
     @property
     def multiple(self) -> int:
@@ -73,12 +75,18 @@ class Model:
         """The volumes that it can make."""
         names = [name for head in self.heads for name in ATTRIBUTES[head]]
         names += ["fstd"] if self.has_spread else []
+        names += ["fgap"] if self.has_gap else []
         return tuple(name for name in names if name in ("fsem", "fstd") or self.layout != "unet")
 
     @property
     def has_spread(self) -> bool:
         """Whether the maps end with the spread of p over the turns."""
         return self.turns > 1 and "fault" in self.heads
+
+    @property
+    def has_gap(self) -> bool:
+        """Whether the confidence of the fault angles is asked for and there."""
+        return self.tells_gap and "fault" in self.heads and self.layout != "unet"
 
     @property
     def in_channels(self) -> int:
@@ -162,16 +170,21 @@ def split_maps(maps: np.ndarray, heads: tuple[str, ...], layout: str) -> Volumes
     return found
 
 
-def fault_angles(orient: np.ndarray, fsem: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return dip and strike over 180 degrees, [Z, Y, X], from n n^T [6, Z, Y, X]; 0 where fsem < 0.05."""
+def fault_angles(orient: np.ndarray, fsem: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return dip and strike over 180 degrees and their confidence, [Z, Y, X], from n n^T [6, Z, Y, X].
+
+    The confidence is the gap between the two largest eigenvalues: 1 for an exact n n^T, 0 where no direction
+    stands out. All three are 0 where fsem < 0.05.
+    """
     chosen = fsem >= MIN_ANGLE_PROBABILITY
-    normal, _ = normal_from_outer(torch.from_numpy(np.ascontiguousarray(orient[:, chosen])))
-    angles = []
-    for values in angles_from_normal(normal):
+    normal, gap = normal_from_outer(torch.from_numpy(np.ascontiguousarray(orient[:, chosen])))
+    dip, strike = angles_from_normal(normal)
+    volumes = []
+    for values, unit in ((dip, 180), (strike, 180), (gap.clamp(0, 1), 1)):
         volume = np.zeros(fsem.shape, np.float32)
-        volume[chosen] = values.numpy() / np.float32(180)
-        angles.append(volume)
-    return angles[0], angles[1]
+        volume[chosen] = values.numpy() / np.float32(unit)
+        volumes.append(volume)
+    return volumes[0], volumes[1], volumes[2]
 
 
 def volumes_from(
@@ -188,7 +201,7 @@ def volumes_from(
     if "fstd" in named:
         volumes["fstd"] = named["fstd"]
     if "orient" in named:
-        volumes["fdip"], volumes["fstrike"] = fault_angles(named["orient"], named["fsem"])
+        volumes["fdip"], volumes["fstrike"] = fault_angles(named["orient"], named["fsem"])[:2]
     if "dhr" in named:
         volumes["dhr"] = named["dhr"]
     if "time" in named:

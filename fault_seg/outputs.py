@@ -124,6 +124,8 @@ def chosen_attributes(config: SurveyConfig, model: Model, origins: Mapping[str, 
     Raises:
         UserError: the model lacks it, or nothing is left.
     """
+    if config.confidence and not (config.fault and model.has_gap):
+        raise UserError(f"--confidence: needs fault angles, {model.path} has none or --fault is off")
     wanted = []
     for head in ATTRIBUTES:
         if not getattr(config, head):
@@ -134,7 +136,7 @@ def chosen_attributes(config: SurveyConfig, model: Model, origins: Mapping[str, 
             get_logger().info(f"{model.path}: no {head} head, skipped")
             continue
         wanted += [name for name in ATTRIBUTES[head] if name == "fsem" or model.layout != "unet"]
-        wanted += ["fstd"] if head == "fault" and model.has_spread else []
+        wanted += [name for name in ("fstd", "fgap") if head == "fault" and name in model.attributes]
     if not wanted:
         raise UserError("nothing to write: --rgt, --fault and --dhr are all off or missing in the model")
     return tuple(wanted)

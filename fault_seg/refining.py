@@ -103,6 +103,7 @@ def refine_passes(
         more: threshold and has_nan of `Attributes`.
     """
     plan = survey.make_plan(model, volume.shape, config.block, config.overlap, config.max_memory)
+    survey.warn_of_tiles(model, plan, config.max_memory)
     key = _base_key(model, plan, config, volume)
     folders = [Path(f"{outputs.prefix}.refine{i}") for i in (0, 1)]
     begin = _first_pass(folders, key, config)
@@ -135,11 +136,12 @@ def refine_passes(
 def _write_pass(attributes: Attributes, prefix: str, outputs: Outputs) -> None:
     """Write the volumes of one pass."""
     attributes.write(prefix, outputs.attributes, outputs.formats)
-    write_sidecar(prefix, attributes.volume, threshold=attributes.threshold)
+    units = {kind: attributes.units(outputs.attributes, kind) for kind in outputs.formats}
+    write_sidecar(prefix, attributes.volume, threshold=attributes.threshold, units=units)
 
 
 def _names(model: Model) -> tuple[str, ...]:
-    return (*NAMES, "fstd") if model.has_spread else NAMES
+    return (*NAMES, *(name for name in ("fstd", "fgap") if name in model.attributes))
 
 
 def _base_key(model: Model, plan: survey.Plan, config: SurveyConfig, volume: Volume) -> str:

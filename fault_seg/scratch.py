@@ -34,7 +34,7 @@ class Scratch:
         UserError: another process uses the folder, or it cannot be written.
     """
 
-    NAMES = ("fsem", "fdip", "fstrike", "dhr", "time", "fstd")
+    NAMES = ("fsem", "fdip", "fstrike", "dhr", "time", "fstd", "fgap")
 
     def __init__(
         self,

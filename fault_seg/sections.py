@@ -22,16 +22,18 @@ FAULT_FROM = 0.3  # probability from which the overlay is drawn
 STYLES = {
     "fsem": "probability",
     "fstd": "heat",
-    "fdip": "angle",
+    "fgap": "heat",
+    "fdip": "property",  # folded: 0 and 90 degrees are as far apart as can be
     "fstrike": "angle",
     "rgt": "property",
     "dhr": "seismic",
 }
-FIXED_LIMITS = {"fsem": (0.0, 1.0), "fstd": (0.0, 0.5), "fdip": (0.0, 90.0)}
+FIXED_LIMITS = {"fsem": (0.0, 1.0), "fstd": (0.0, 0.5), "fgap": (0.0, 1.0), "fdip": (0.0, 90.0)}
 LABELS = {
     "image": "amplitude",
     "fsem": "fault probability",
     "fstd": "spread of the probability",
+    "fgap": "confidence of the angles (0..1)",
     "fdip": "dip (degrees)",
     "fstrike": "strike (degrees)",
     "rgt": "relative geological time (0..1)",
@@ -172,7 +174,7 @@ def draw_panels(
 
 
 def draw_sample(path: Path, volumes: Mapping[str, np.ndarray], title: str) -> None:
-    """Draw inline, crossline and time slice of the volumes of one training sample, angles in degrees."""
+    """Draw three sections of the volumes of one training sample; faults lie over dhr, angles in degrees."""
     rows = []
     shape = volumes["image"].shape
     for name, fixed in (("inline", 2), ("crossline", 1), ("time slice", 0)):
@@ -180,15 +182,15 @@ def draw_sample(path: Path, volumes: Mapping[str, np.ndarray], title: str) -> No
         for angle in ("fdip", "fstrike"):
             cut[angle] = np.where(cut["fsem"] > 0.5, cut[angle] * 180, np.nan)
         rows.append((name, cut))
-    figure, axes = figures.new_figure(3, 4, panel=(3.2, 2.8), title=title)
+    figure, axes = figures.new_figure(3, 5, panel=(3.2, 2.8), title=title)
     limits = figures.colour_limits([volumes["image"]], "seismic")
     for line, (name, cut) in zip(axes, rows, strict=True):
         down, right = {"inline": "zy", "crossline": "zx", "time slice": "yx"}[name]
-        for ax, shown in zip(line, ("image", "dhr", "rgt", "fdip"), strict=True):
+        for ax, shown in zip(line, ("image", "dhr", "rgt", "fdip", "fstrike"), strict=True):
             figures.section(
                 ax,
                 cut[shown],
-                kind=STYLES.get(shown, "seismic"),
+                kind="angle" if shown == "fdip" else STYLES.get(shown, "seismic"),  # 0 and 180 are one dip
                 title=f"{name}: {shown}",
                 z_label=f"{down} (voxels)",
                 x_label=f"{right} (voxels)",

@@ -11,7 +11,7 @@ Only slabs are in memory. Under torchrun each rank computes its inlines; rank 0 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +55,14 @@ def survey_rule(
     Raises:
         DataError: no trace is live.
     """
-    return rule_of((slab * np.float32(polarity) for _, slab in volume.slabs(max_bytes)), seed)
+
+    def signal() -> Iterator[np.ndarray]:
+        for x0, slab in volume.slabs(max_bytes):
+            values = slab * np.float32(polarity)
+            values[:, volume.null[:, x0 : x0 + slab.shape[2]]] = 0
+            yield values
+
+    return rule_of(signal(), seed)
 
 
 def rule_of(slabs: Iterable[np.ndarray], seed: int = 0) -> ClippedZScore:
@@ -103,6 +110,16 @@ def make_plan(model: Model, shape: tuple[int, int, int], block: int, overlap: st
     return Plan(tiles, chosen, exact)
 
 
+def warn_of_tiles(model: Model, plan: Plan, max_memory: float) -> None:
+    """Warn where the tiles of a network with statistics over space cannot agree with the whole volume."""
+    if model.layout == "mtl" and len(plan.tiles) > 1:
+        get_logger().warning(
+            f"warning: {model.path}: InstanceNorm measures every tile for itself, so {len(plan.tiles)} tiles "
+            f"differ from the whole volume, which --max_memory {max_memory:g} GiB cannot hold; raise it, or "
+            "use a model of layout hr"
+        )
+
+
 def image_planes(volume: Volume, rule: ClippedZScore, polarity: int) -> Callable[[int], np.ndarray]:
     """Return a function that gives inline x of the survey as a network takes it, [1, n1, n2]."""
 
@@ -130,14 +147,15 @@ def run_network(
         model: the network.
         read_plane: x -> its input on that inline, [C, n1, n2].
         plan: the tiles.
-        scratch: takes fsem, fdip, fstrike, dhr, time, fstd, those that it has.
+        scratch: takes fsem, fdip, fstrike, dhr, time, fstd, fgap, those that it has.
         add_time: holds the time in voxels that the network's correction is added to.
     """
 
     def write(x0: int, slab: np.ndarray) -> None:
         named = split_maps(slab, model.heads, model.layout)
         if "orient" in named:
-            named["fdip"], named["fstrike"] = fault_angles(named.pop("orient"), named["fsem"])
+            angles = fault_angles(named.pop("orient"), named["fsem"])
+            named["fdip"], named["fstrike"], named["fgap"] = angles
         if add_time is not None:
             named["time"] = named["time"] + add_time.read("time", x0, x0 + slab.shape[3])
         for name in scratch.names:
@@ -338,6 +356,7 @@ def describe(plan: Plan, model: Model, rule: ClippedZScore) -> Mapping[str, Any]
         "model_sha256": model.sha256,
         "network": model.layout,
         "kind": model.kind,
+        "receptive_radius": model.radius,
         "normalisation": rule.state_dict(),
         "block": list(plan.block),
         "tiles": len(plan.tiles),

@@ -19,6 +19,7 @@ from common.device import Precision, resolve_precision
 from common.errors import DataError, UserError
 from common.guard import Guard
 from common.log import get_logger
+from common.muon import Muon
 from common.noise import numpy_stream
 from common.optim import Ema, Updater, adamw, warmup_cosine
 from common.run import Layout, RunFolder, TrainOptions, machine
@@ -32,7 +33,6 @@ from fault_seg.losses import published_loss, strata_loss
 from fault_seg.maps import stack_maps, volumes_from
 from fault_seg.metrics import score_cube
 from fault_seg.model import build_network, pad_to_multiple, parameter_count, receptive_radius
-from fault_seg.muon import Muon
 from fault_seg.start import freeze, inference_network, start_from
 from fault_seg.train_data import make_datasets
 
@@ -82,6 +82,8 @@ class FaultTask(Task):
         self.valid = valid
         self.guard = guard
         network = devices.channels_last(build_network(config.network, config.task, config.heads))
+        radius = receptive_radius(network, config.heads)
+        self.config |= {} if radius is None else {"receptive_radius": radius}
         if config.init:
             start_from(network, config)
         self.frozen = freeze(network) if config.freeze else []

@@ -14,6 +14,7 @@ import numpy as np
 
 from common.errors import DataError, UserError
 from common.files import write_json
+from common.log import get_logger
 from fault_seg.segy import SegySurvey, SegyWriter, open_segy
 from fault_seg.slabs import Volume, VolumeWriter
 from fault_seg.volume_readers import H5Volume, open_image, open_npy, open_raw, require_layout
@@ -41,7 +42,7 @@ _SUFFIXES = {
     ".dat": "raw",
     ".raw": "raw",
     "": "raw",
-    **{f".{name}": "raw" for name in ("fsem", "fdip", "fstrike", "rgt", "dhr", "fstd", "faultid")},
+    **{f".{name}": "raw" for name in ("fsem", "fdip", "fstrike", "rgt", "dhr", "fstd", "fgap", "faultid")},
 }
 _ENDINGS = {"raw": "", "npy": ".npy", "segy": ".sgy", "mhd": ".mhd", "vti": ".vti"}
 
@@ -344,6 +345,8 @@ def check_finite(volume: Volume, allow_nan: bool = False) -> int:
 def require_live(volume: Volume) -> int:
     """Return how many traces of `volume` carry no signal; what was not read yet is read.
 
+    From then on they are null: nothing is inferred from a constant trace, and nothing is written there.
+
     Raises:
         DataError: all of them do: the volume is zero or constant along every trace.
     """
@@ -354,4 +357,9 @@ def require_live(volume: Volume) -> int:
             f"{volume.path}: all {num_silent} traces are zero or constant, expected seismic data; "
             "check the file, and --endian and --n1 --n2 --n3 of a raw one"
         )
+    if num_silent:
+        get_logger().info(
+            f"{volume.path}: {num_silent} of {volume.live.size} traces missing, zero or constant, left out"
+        )
+        volume.null |= ~volume.live
     return num_silent

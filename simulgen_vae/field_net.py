@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
+from torch.optim.lr_scheduler import LambdaLR
 
+from common.muon import KERNEL_LR, MIN_CHANNELS, Muon
 from common.noise import torch_stream
 from common.optim import Ema, clip_gradients
 from simulgen_vae.direct import initialise, row_weights, set_to_zero
 from simulgen_vae.features import InputFeatures, fit_features
-from simulgen_vae.muon import Muon
 from simulgen_vae.predictor import PICTURE, Inputs, Predictor, TrainingSet, pictures
 from simulgen_vae.schedules import cosine_factor
 
@@ -38,7 +39,7 @@ class FieldNetOptions:
     Attributes:
         steps: optimizer steps; 0 = `steps_for` the number of rows.
         batch_size: rows a step.
-        lr, kernel_lr, weight_decay: of Muon under a cosine.
+        lr, weight_decay: of Muon under a cosine.
         warmup: linear, fraction of the steps.
         ema: decay of the averaged weights, which are what is kept.
     """
@@ -46,7 +47,6 @@ class FieldNetOptions:
     steps: int = 0
     batch_size: int = 4
     lr: float = 2e-3
-    kernel_lr: float = 2e-2
     weight_decay: float = 1e-2
     warmup: float = 0.1
     ema: float = 0.99
@@ -238,8 +238,11 @@ def _train(
     initialise(predictor.net, torch_stream(both.seed, "field_net weights"))
     set_to_zero(predictor.net.head)
     steps = options.steps or steps_for(len(both))
-    optimizer = Muon(predictor.net, options.lr, options.kernel_lr, options.weight_decay)
-    factor = cosine_factor(steps, max(1, round(options.warmup * steps)), 0.0)
+    kernel_decay = KERNEL_LR * options.weight_decay
+    optimizer = Muon(
+        predictor.net, options.lr, options.weight_decay, min_inputs=MIN_CHANNELS, kernel_decay=kernel_decay
+    )
+    schedule = LambdaLR(optimizer, cosine_factor(steps, max(1, round(options.warmup * steps)), 0.0))
     ema = Ema(predictor.net, options.ema)
     num_rows, size = len(targets), min(options.batch_size, len(both))
     order = torch.zeros(0, dtype=torch.int64)
@@ -258,6 +261,7 @@ def _train(
         error = ((predictor.fields(Inputs(both.params[batch], image)) - truth) / predictor.scale).square()
         (weight[own] * error.mean((1, 2, 3))).mean().backward()
         clip_gradients(predictor.net.parameters(), 1.0)
-        optimizer.step(factor(step))
+        optimizer.step()
+        schedule.step()
         ema.update(predictor.net)
     predictor.net.load_state_dict(ema.module.state_dict())

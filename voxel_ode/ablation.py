@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from common import device as devices
+from common.errors import UserError
 from voxel_ode.convolutions import backends_of, set_backends
 from voxel_ode.fields import Fields
 from voxel_ode.loading import Model
@@ -30,7 +31,16 @@ class WithoutFlow(VoxelAutoRegressor):
 
 
 def without_flux(model: Model) -> Model:
-    """Return the model with the same weights that is told nothing of the flow."""
+    """Return the model with the same weights that is told nothing of the flow.
+
+    Raises:
+        UserError: it was never told.
+    """
+    if not model.network.config.flux_inputs:
+        raise UserError(
+            f"--ablate flux: {model.path} was trained with --flux_inputs off, so there is nothing to leave "
+            "out; drop --ablate, or name a network trained with them"
+        )
     network = WithoutFlow(model.network.config, model.normalizer)
     network.load_state_dict(model.network.state_dict())
     devices.channels_last(network)

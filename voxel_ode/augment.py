@@ -5,6 +5,7 @@ Items are those of `voxel_ode.items`. Z is never touched: gravity tells up from 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,12 +45,7 @@ def turn(item: Item, quarter_turns: int, normalizer: Normalizer) -> Item:
     for _ in range(k):
         out = {**out, **_turned_place(out, item["masks"].shape, odd=_ % 2 == 0)}
     if k % 2:
-        dz, dy, dx = item["cell_size"].tolist()
-        if abs(dy - dx) > 1e-6 * max(dy, dx):
-            raise UserError(
-                f"--aug_xy_rot: cells of {dy:g} x {dx:g} m (Y X) in {item['source']}, expected square ones; "
-                "train without it (--aug_flip still works)"
-            )
+        require_square(item["cell_size"].tolist(), item["source"])
         out["rock"] = out["rock"][[1, 0, 2]]
         active = out["masks"][0] > 0
         static = out["static"].clone()
@@ -59,6 +55,16 @@ def turn(item: Item, quarter_turns: int, normalizer: Normalizer) -> Item:
                 static[normalizer.static_channels.index(name)] = torch.where(active, values, 0.0)
         out["static"] = static
     return out
+
+
+def require_square(cell_size_m: Sequence[float], where: str) -> None:
+    """Raise UserError unless dy equals dx, so that a quarter turn is possible; `where` is named."""
+    _, dy, dx = cell_size_m
+    if abs(dy - dx) > 1e-6 * max(dy, dx):
+        raise UserError(
+            f"--aug_xy_rot: cells of {dy:g} x {dx:g} m (Y X) in {where}, expected square ones; "
+            "train without it (--aug_flip still works)"
+        )
 
 
 def _turned_place(item: Item, shape: torch.Size, *, odd: bool) -> Item:

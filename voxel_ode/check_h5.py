@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,28 @@ from voxel_ode.raw import RawFile, find_raw
 from voxel_ode.schema import GRID_NAMES, SCALAR_NAMES
 
 _VALUE_FLAGS = ("--units", "--dt_days", "--max_memory", "--config")
+_SWITCH_WORDS = ("true", "false", "1", "0")  # a switch may say them
 
 
 def with_paths(argv: Sequence[str]) -> list[str]:
     """Return the arguments with the words that belong to no flag moved behind `--paths`."""
     paths: list[str] = []
     rest: list[str] = []
-    taken = False
+    taken = after_switch = False
     for word in argv:
         is_flag = word.startswith("--")
-        (rest if is_flag or taken else paths).append(word)
+        (rest if is_flag or taken or (after_switch and word in _SWITCH_WORDS) else paths).append(word)
         taken = is_flag and "--" + word[2:].replace("-", "_") in _VALUE_FLAGS
+        after_switch = is_flag and not taken and "=" not in word
     return [*rest, "--paths", *paths] if paths else rest
+
+
+def next_command(config: CheckConfig) -> str:
+    """Return the line that prepares the folder of the files that were checked."""
+    first = Path(config.paths[0])
+    root = shlex.quote(str(first if first.is_dir() else first.parent))
+    units = "" if config.units == "auto" else f" --units {config.units}"
+    return f"python scripts/voxel_ode/prep_data.py --input_root {root} --out_root ./data/prepped{units}"
 
 
 def check_files(config: CheckConfig) -> Iterator[tuple[Path, dict[str, Any], str]]:

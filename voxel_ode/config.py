@@ -116,6 +116,8 @@ class TrainConfig(ModelConfig):
         for name in ("unroll_start", "min_lr_ratio"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name} {getattr(self, name)}: expected between 0 and 1")
+        if self.rot_per_sample and not self.aug_xy_rot:
+            raise ValueError("--rot_per_sample: turns nothing without --aug_xy_rot; add it")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"--ema_decay {self.ema_decay}: expected 0 or more, below 1")
 

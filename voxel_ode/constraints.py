@@ -122,9 +122,11 @@ def _odd_channels(sim: PreppedSim, normalizer: Normalizer, most: float) -> list[
     found = []
     ranges: dict[str, Any] = normalizer.channel_range.get("static", {})
     for i, name in enumerate(STATIC_NAMES):
-        if name not in ranges or name in ("IsActive", "IsWell", "Depth", "FaultId", "InjRate"):
+        if name not in ranges or name in ("IsActive", "IsWell", "Depth", "FaultId"):
             continue
         mask = masks[1] if name.startswith(("Perm", "Pressure")) else masks[0]
+        if name == "InjRate":
+            mask = masks[0] & (static[STATIC_NAMES.index("IsWell")] > 0.5)
         low, high = ranges[name]
         slack = 1e-6 * (abs(low) + abs(high))
         values = static[i][mask]

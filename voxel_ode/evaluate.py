@@ -155,13 +155,15 @@ def evaluate(config: EvaluateConfig, options: MachineOptions, out: Path) -> list
             f"{len(sims)} {config.split} simulations, {len(models)} network(s) of "
             f"{models[0].num_weights:,} weights, beside {', '.join(config.compared)}"
         )
+        networks = make_networks(config, models)
+        val = split_files(root, "val") if config.calibrate else []
         if options.dry_run:
             return []
         require_writable(out)
         named = make_baselines(config, models[0], sims, options.seed)
-        result = run_methods(config, models, sims, named)
+        result = run_methods(config, networks, sims, named)
         if config.calibrate:
-            result["calibration"] = _calibrate(config, models, sims, out)
+            result["calibration"] = _calibrate(config, models, sims, val, out)
         return write_report(result, config, models, sims, out, options.seed)
 
 
@@ -218,14 +220,27 @@ def _make_fno(config: EvaluateConfig, model: Model, seed: int) -> dict[str, Base
     return {"fno": operator}
 
 
-def run_methods(
-    config: EvaluateConfig, models: Sequence[Model], sims: Sequence[PreppedSim], named: dict[str, Baseline]
-) -> dict[str, Any]:
-    """Return the scores of all methods, and what figures show of the first simulation."""
-    first = 0 if config.init == "output0" else -1
+def make_networks(config: EvaluateConfig, models: Sequence[Model]) -> dict[str, list[Model]]:
+    """Return the networks that are scored by name: ours, and ours without inputs that --ablate names.
+
+    Raises:
+        UserError: a network never had these inputs.
+    """
     networks = {"ours": list(models)}
     if "flux" in config.ablate:
         networks["ours without flux"] = [without_flux(model) for model in models]
+    return networks
+
+
+def run_methods(
+    config: EvaluateConfig,
+    networks: dict[str, list[Model]],
+    sims: Sequence[PreppedSim],
+    named: dict[str, Baseline],
+) -> dict[str, Any]:
+    """Return the scores of all methods, and what figures show of the first simulation."""
+    first = 0 if config.init == "output0" else -1
+    models = networks["ours"]
     scores = {name: Scores() for name in (*networks, *named)}
     shown = [first + k for k in YEARS if first + k < sims[0].t_valid] or [sims[0].t_valid - 1]
     planes: dict[int, dict[str, np.ndarray]] = {}
@@ -287,10 +302,13 @@ def _scalar_table(ours: Sequence[Ours], normalizer: Normalizer) -> dict[str, dic
 
 
 def _calibrate(
-    config: EvaluateConfig, models: Sequence[Model], sims: Sequence[PreppedSim], out: Path
+    config: EvaluateConfig,
+    models: Sequence[Model],
+    sims: Sequence[PreppedSim],
+    val: Sequence[PreppedSim],
+    out: Path,
 ) -> dict[str, Any]:
-    """Fit intervals on validation simulations, write calibration.json, return what they cover."""
-    val = split_files(config.prepped_root or Path(), "val")
+    """Fit intervals on validation simulations, write calibration.json, return what they cover on `sims`."""
     found = calibration.fit(models, val, config, config.init)
     save_calibration(out / "calibration.json", found)
     covered = calibration.coverage(models, sims, config, found)

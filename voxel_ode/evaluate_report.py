@@ -30,8 +30,10 @@ COLUMNS = (
     ("T rel. L2", "rollout", "rel_l2_T"),
     ("T within 5 degC", "rollout", "acc_abs5_T"),
     ("T within 1 degC", "rollout", "acc_abs1_T"),
+    ("P within 5 bar", "rollout", "acc_abs5_P"),
     ("P within 1 bar", "rollout", "acc_abs1_P"),
     ("T within 5 %", "rollout", "acc5pct_T"),
+    ("P within 5 %", "rollout", "acc5pct_P"),
     ("P one year", "one_step", "rmse_P"),
     ("T one year", "one_step", "rmse_T"),
 )

@@ -14,7 +14,7 @@ from common.files import atomic_path, remove_stale_temporaries, write_text
 from common.log import get_logger
 from common.vtk import write_pvd, write_vti
 from voxel_ode.config_tools import ExportConfig
-from voxel_ode.predictions import Predictions, open_predictions
+from voxel_ode.predictions import SERIES, Predictions, open_predictions
 from voxel_ode.schema import MASK_NAMES, SENTINEL
 from voxel_ode.well_tables import well_rows
 
@@ -63,7 +63,7 @@ def export_vti(predictions: Predictions, folder: Path, steps: Sequence[int] = ()
         write_vti(folder / f"year_{year:03d}.vti", grids_of(predictions, year - 1), predictions.cell_size_m)
         for year in years
     ]
-    series = write_pvd(folder / "predictions.pvd", list(zip(map(float, years), paths, strict=True)))
+    series = write_pvd(folder / SERIES, list(zip(map(float, years), paths, strict=True)))
     get_logger().info(f"{series}: {len(paths)} years for ParaView")
     return [*paths, series]
 
@@ -116,7 +116,7 @@ def export(config: ExportConfig, *, overwrite: bool = False, dry_run: bool = Fal
         DataError: the file is no predictions file.
     """
     predictions = open_predictions(config.predictions or "")
-    for path in (config.npz, config.csv, config.vti and config.vti / "predictions.pvd"):
+    for path in (config.npz, config.csv, config.vti and config.vti / SERIES):
         if path is not None and path.exists() and not overwrite:
             raise UserError(f"{path}: exists; add --overwrite to replace it")
     if dry_run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from voxel_ode.config_tools import GIB, Placement, RolloutConfig
 from voxel_ode.constraints import range_warnings
 from voxel_ode.intervals import Calibration, calibrated, load_calibration, spread_of
 from voxel_ode.loading import Model, load, require_same, require_same_stats
-from voxel_ode.predictions import PredictionWriter, open_predictions, writing
+from voxel_ode.predictions import SERIES, Predictions, PredictionWriter, open_predictions, writing
 from voxel_ode.prepped import SUFFIX, PreppedSim, open_simulation
 from voxel_ode.regions import bytes_a_cell, describe, plan_regions
 from voxel_ode.rollout import Forecast, Year, budget_bytes, num_states, with_sentinels
@@ -159,12 +159,26 @@ def _targets(config: RolloutConfig, sims: Sequence[PreppedSim], options: Machine
         targets = [path]
     else:
         targets = [path / f"{sim.path.name.removesuffix(SUFFIX).removesuffix('.h5')}.h5" for sim in sims]
-    for target in targets:
-        if target.exists() and not options.overwrite:
-            raise UserError(f"{target}: exists; add --overwrite to replace it or choose another --save_path")
     if len(set(targets)) < len(targets):
         raise UserError("--prepped_sim_path: two simulations have one name; predict them one by one")
+    exports = [(flag, p) for t in targets for flag, p in _exports(config, t.stem, len(sims)).items()]
+    for flag, target in [*(("save_path", target) for target in targets), *exports]:
+        there = target / SERIES if flag == "vti" else target
+        if there.exists() and not options.overwrite:
+            raise UserError(f"{there}: exists; add --overwrite to replace it or choose another --{flag}")
     return targets
+
+
+def _exports(config: RolloutConfig, name: str, num_sims: int) -> dict[str, Path]:
+    """Return where the exports of one simulation go that were asked for, by flag: a folder for "vti"."""
+    found: dict[str, Path] = {}
+    if config.vti is not None:
+        found["vti"] = config.vti / name if num_sims > 1 else config.vti
+    for flag, target in (("npz", config.npz), ("csv", config.csv)):
+        if target is not None:
+            is_file = target.suffix == f".{flag}" and num_sims == 1
+            found[flag] = target if is_file else target / f"{name}.{flag}"
+    return found
 
 
 def _groups(sims: Sequence[PreppedSim], config: RolloutConfig) -> Iterator[list[int]]:
@@ -330,16 +344,14 @@ def _after(config: RolloutConfig, path: Path, num_sims: int) -> None:
     from voxel_ode.sections import draw_predictions
 
     found = open_predictions(path)
-    name = path.stem
-    if config.vti is not None:
-        export_vti(found, config.vti / name if num_sims > 1 else config.vti)
-    for target, write, suffix in ((config.npz, export_npz, ".npz"), (config.csv, export_csv, ".csv")):
-        if target is not None:
-            is_file = target.suffix == suffix and num_sims == 1
-            write(found, target if is_file else target / f"{name}{suffix}")
+    write: dict[str, Callable[[Predictions, Path], Any]]
+    write = {"vti": export_vti, "npz": export_npz, "csv": export_csv}
+    exports = _exports(config, path.stem, num_sims)
+    for flag, target in exports.items():
+        write[flag](found, target)
     if config.figures:
-        draw_predictions(path.parent / "figures", found, name)
-    if not (config.vti or config.csv or config.npz):
+        draw_predictions(path.parent / "figures", found, path.stem)
+    if not exports:
         stem = shlex.quote(str(path.with_suffix("")))
         get_logger().info(
             f"next: python scripts/voxel_ode/export.py --predictions {shlex.quote(str(path))} "

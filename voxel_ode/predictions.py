@@ -42,6 +42,7 @@ from voxel_ode.units import (
 from voxel_ode.wells import Wells
 
 SCHEMA = "strata.voxel_ode.predictions/1"
+SERIES = "predictions.pvd"  # of the ParaView files in a folder
 SPREAD = ("std", "p10", "p50", "p90")
 CHUNK = 16
 MAX_TABLE_GB = 64.0  # as a prepped file may declare

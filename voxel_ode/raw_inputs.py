@@ -74,11 +74,7 @@ def make_inputs(path: Path, stored: Grids, system: System) -> RawInputs:
     for name in ("PermX", "PermY", "PermZ"):
         _require(path, name, stored[name], flow & is_missing(stored[name]), "a permeability")
         physical[name] = _internal(name, _zero_where_missing(stored[name]), system)
-    for name in ("PermX", "PermY", "PermZ", "Porosity", "Temperature0", "Pressure0"):
-        bad = ~np.isfinite(physical[name])
-        if not name.startswith(("Temperature", "Pressure")):
-            bad |= physical[name] < 0
-        _require(path, name, stored[name], active & bad, "a finite value, not negative")
+    _require_plausible(path, stored, physical, active)
     warnings, rate = _well_rates(path, stored, physical["IsWell"], marked, system)
     physical["InjRate"] = rate
     wells = find_wells(physical["IsWell"], rate, physical["PermX"])
@@ -98,6 +94,15 @@ def make_inputs(path: Path, stored: Grids, system: System) -> RawInputs:
         wells,
         tuple(warnings + balance_warnings(path, wells)),
     )
+
+
+def _require_plausible(path: Path, stored: Grids, physical: Grids, active: np.ndarray) -> None:
+    """Raise DataError when a property of active cells is infinite or NaN, or one of the rock negative."""
+    for name in ("PermX", "PermY", "PermZ", "Porosity", "Temperature0", "Pressure0"):
+        bad = ~np.isfinite(physical[name])
+        if not name.startswith(("Temperature", "Pressure")):
+            bad |= physical[name] < 0
+        _require(path, name, stored[name], active & bad, "a finite value, not negative")
 
 
 def depth_fraction(shape: tuple[int, ...]) -> np.ndarray:

@@ -32,7 +32,7 @@ from voxel_ode.model import VoxelAutoRegressor, parameter_count
 from voxel_ode.normalize import Normalizer
 from voxel_ode.scores import ROLLOUT_SCORE, one_step_scores, rollout_scores
 from voxel_ode.train_data import Splits, open_splits
-from voxel_ode.train_files import CheckpointFolder, checkpoint_layout, remembered_routes
+from voxel_ode.train_files import CheckpointFolder, checkpoint_layout, next_command, remembered_routes
 from voxel_ode.unroll import UnrolledLoss, curriculum
 
 PACKAGE = "voxel_ode"
@@ -326,6 +326,8 @@ def _run(
                 get_logger().warning("warning: no validation rollouts: the last state counts as the best")
                 files.last_is_best()
             files.name_best()
+            if result.exit_code == 0:
+                get_logger().info(f"next: {next_command(config.prepped_root, files.folder)}")
             return result
     finally:
         files.close()

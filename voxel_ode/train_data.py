@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from common import distributed
 from common.errors import DataError, UserError
 from common.log import get_logger
+from voxel_ode.augment import require_square
 from voxel_ode.config import TrainConfig
 from voxel_ode.dataset import PatchDataset, PatchOptions, open_split
+from voxel_ode.items import loss_mask
 from voxel_ode.normalize import Normalizer
 from voxel_ode.prepped import PreppedSim
 from voxel_ode.units import INTERNAL_UNITS
@@ -108,12 +112,16 @@ def _held_out(root: Path, split: str, options: PatchOptions, index: Path | None)
 
 
 def _require_room(config: TrainConfig, splits: Splits) -> None:
-    """Refuse patches too small for the coarse levels.
+    """Refuse data that a later step would stumble over, before anything is written.
 
     Raises:
-        UserError: an axis has fewer than 2^(L+1) cells.
+        UserError: an axis has fewer than 2^(L+1) cells, a patch is all margin, or cells to be turned are not
+            square.
         DataError: a file holds more than --max_memory.
     """
+    require_margin(splits.train)
+    for sim in splits.train.sims if config.aug_xy_rot else ():
+        require_square(sim.cell_size_m or (0.0, 0.0, 0.0), str(sim.path))
     least = 2 ** (config.multiscale + 1)
     if config.multiscale and min(splits.patch_shape) < least:
         raise UserError(
@@ -126,3 +134,18 @@ def _require_room(config: TrainConfig, splits: Splits) -> None:
                 f"{sim.path}: {sim.num_bytes / 1e9:.2g} GB of grids, above --max_memory "
                 f"{config.max_memory:g}; raise it, or leave the file out"
             )
+
+
+def require_margin(data: PatchDataset) -> None:
+    """Refuse a loss margin that leaves nothing of some patch.
+
+    Raises:
+        UserError: there is such a patch.
+    """
+    margin, index = data.options.loss_margin, data.index
+    shapes = np.array([sim.shape for sim in data.sims])[index.sim]
+    low, high = index.box[:, ::2], index.box[:, 1::2]
+    room = high - low - margin * ((low > 0).astype(np.int64) + (high < shapes))
+    if (room <= 0).any():
+        i = int(np.argmax((room <= 0).any(axis=1)))
+        loss_mask(index.slices(i), data.sims[int(index.sim[i])].shape, margin)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +26,15 @@ def checkpoint_layout(options: TrainRunOptions, origins: Mapping[str, str] | Non
     if chosen is None and (origins or {}).get("out") == "default":
         chosen = DEFAULT_SAVE_DIR
     return Layout() if chosen is None else Layout(checkpoints=str(Path(chosen).resolve()))
+
+
+def next_command(prepped_root: Path | None, folder: Path) -> str:
+    """Return the line that scores the best checkpoint of a folder on held-out simulations."""
+    best = folder / "best.pt"
+    with contextlib.suppress(ValueError):
+        best = best.relative_to(Path.cwd())
+    root, path = (shlex.quote(str(p)) for p in (prepped_root, best))
+    return f"python scripts/voxel_ode/evaluate.py --prepped_root {root} --ckpt_path {path}"
 
 
 class CheckpointFolder:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from common.cli import main, parse
 from common.errors import EXIT_DATA
 from common.run import BasicOptions
-from voxel_ode.check_h5 import check_files, with_paths
+from voxel_ode.check_h5 import check_files, next_command, with_paths
 from voxel_ode.config_prep import CheckConfig
 
 
@@ -25,7 +25,7 @@ def run(argv: Sequence[str]) -> int:
         for name, value in found.items():
             print(f"  {name}: {value}")
     if not failures:
-        print("next: python scripts/voxel_ode/prep_data.py --input_root FOLDER --out_root data/prepped")
+        print(f"next: {next_command(parsed.config)}")
     return EXIT_DATA if failures else 0
 
 

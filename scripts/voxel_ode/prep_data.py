@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from common.cli import main, parse
@@ -16,7 +17,8 @@ def run(argv: Sequence[str]) -> None:
     made = prep_data(parsed.config, parsed.run)
     for name, value in made.items():
         print(f"{name}: {value}")
-    print(f"next: python scripts/voxel_ode/train.py --prepped_root {parsed.config.out_root}")
+    root = shlex.quote(str(parsed.config.out_root))
+    print(f"next: python scripts/voxel_ode/train.py --prepped_root {root}")
 
 
 if __name__ == "__main__":

@@ -43,6 +43,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def machine_flags(name: str) -> list[str]:
+    """Return the flags of the scripts that use a network."""
+    return [] if name in ("make_data", "convert", "objects") else CPU
+
+
 def script(name: str, arguments: list[str], folder: Path) -> tuple[int, str]:
     """Run a script of fault_seg in a folder."""
     return call(ROOT / f"scripts/fault_seg/{name}.py", arguments, folder)
@@ -75,12 +80,20 @@ def script(name: str, arguments: list[str], folder: Path) -> tuple[int, str]:
         ("infer", f"{VOLUME} --output ./out/r --rgt True --fault True --dhr True"),
         ("infer", f"{VOLUME} --output o --overlap exact --no_rgt --format npy h5"),
         ("evaluate", "--model ./last.ckpt --data cubes --out evaluation"),
+        ("infer", "--input survey.sgy --model last.ckpt --output out/survey --confidence --format segy,vti"),
+        ("convert", "--input survey.sgy --info"),
+        ("convert", "--input survey.sgy --output patches --patch 16 16 16 --patch_overlap 4"),
+        ("convert", "--input survey.sgy --output again.sgy --like survey.sgy --dtype int16"),
+        ("objects", f"--input ./result {SIZES} --output ./o --threshold 0.5 --min_size 100 --horizons 10"),
+        ("objects", f"--input ./result {SIZES} --rgt_values 0.2 0.5"),
+        ("export", "--model last.ckpt --output fault.safetensors"),
+        ("export", "--model refine.ckpt --output refine.pth"),
     ],
 )  # fmt: skip
 def test_printed_commands(place: Path, tmp_path: Path, name: str, line: str):
     """Each printed command line runs with --dry_run, from the user's folder, and writes no file."""
     work = Path(shutil.copytree(place, tmp_path / "work"))
-    arguments = line.format("cubes").split() + (CPU if name != "make_data" else []) + ["--dry_run"]
+    arguments = line.format("cubes").split() + machine_flags(name) + ["--dry_run"]
     before = {p for p in work.rglob("*") if p.is_file()}
     code, said = script(name, arguments, work)
     assert code == 0, said
@@ -99,7 +112,7 @@ def test_from_cubes_to_faults(tmp_path: Path):
         ("evaluate", "--model run/last.ckpt --data d --out report --no_figures"),
     ]
     for name, line in steps:
-        code, said = script(name, line.split() + (CPU if name != "make_data" else []), tmp_path)
+        code, said = script(name, line.split() + machine_flags(name), tmp_path)
         assert code == 0, said
     assert "fault average precision" in said and (tmp_path / "report/evaluation.json").is_file()
     names = {p.name for p in (tmp_path / "out").iterdir()}
@@ -149,7 +162,7 @@ def test_from_cubes_to_faults(tmp_path: Path):
 )
 def test_exit_codes(place: Path, name: str, line: str, code: int, message: str):
     """What a user does wrong is one line that says so, with exit code 2 for usage and 3 for data."""
-    found, said = script(name, line.split() + (CPU if name != "make_data" else []), place)
+    found, said = script(name, line.split() + machine_flags(name), place)
     (place / "said.txt").unlink()
     errors = [text for text in said.splitlines() if text.startswith("error: ")]
     assert found == code and len(errors) == 1 and message in errors[0] and "Traceback" not in said, said

@@ -15,9 +15,12 @@ from PIL import Image
 from common.errors import DataError, UserError
 from facies_gan.color_encoder import ColorEncoder
 from facies_gan.dataset import DataFiles, choose_sections, read_training_data
+from facies_gan.geometry import GridGeometry
 from facies_gan.gslib import write_grid
 from facies_gan.images import read_rgb, write_label_png, write_png
 from facies_gan.palette import Palette, read_palette, write_palette
+from facies_gan.well_files import write_hard_data
+from facies_gan.wells import WellSet
 from tests.facies_gan.cases_data import COLORS4, options, random_labels, write_root
 
 
@@ -242,6 +245,65 @@ def test_hard_data_of_a_volume(tmp_path: Path):
     counts = [0 if s.wells is None else len(s.wells) for s in found.sections]
     assert counts == [0, 2, 1]
     assert all(s.wells.matches(s.labels).all() for s in found.sections if s.wells is not None)
+
+
+def test_choice_of_slices(tmp_path: Path):
+    """Of a 3-D grid as many sections are used as asked for, with their own data; the palette is of all."""
+    codes = np.arange(9)[:, None, None] * np.ones((1, 16, 20), dtype=int)  # z y x: a slice a code
+    (tmp_path / "v.sgems").write_text("20 16 9\n1\nf\n" + "\n".join(map(str, codes.reshape(-1))))
+    body = "\n".join(f"3 5 {z + 1} {z}" for z in range(9))
+    (tmp_path / "w.dat").write_text(f"t\n4\nx\ny\nz\nfacies\n{body}\n")
+    flags = {"training_image": tmp_path / "v.sgems", "hard_data": tmp_path / "w.dat", "slice_axis": "z"}
+    some = read_training_data(options(num_train_pyramids=3, **flags), seed=1)
+    chosen = choose_sections(9, 3, 1)
+    assert [section.stem for section in some.sections] == [f"v_z{i:03d}" for i in chosen]
+    assert [int(section.labels[0, 0]) for section in some.sections] == chosen and some.num_classes == 9
+    assert all(section.wells.matches(section.labels).all() for section in some.sections if section.wells)
+    assert len(read_training_data(options(**flags))) == 9
+
+
+def test_frame_of_a_data_root(tmp_path: Path):
+    """Tables of wells in coordinates land in their cells, by the origin and cell size that are given."""
+    labels = write_root(tmp_path, ("a",), (16, 20))["a"]
+    frame = {"origin": (1000.0, 1.0, -500.0), "cell_size": (25.0, 1.0, 2.0)}
+    wells = WellSet.from_columns(labels, [3, 12])
+    path = tmp_path / "wells/a.dat"
+    path.parent.mkdir()
+    own = GridGeometry(**frame, axes=("x", "z"))
+    write_hard_data(path, wells, 16, Palette.from_colors(COLORS4), own)
+    found = read_training_data(options(input_path=tmp_path, **frame)).sections[0]
+    assert found.geometry == own and found.wells is not None
+    assert len(found.wells) == 32 and found.wells.matches(labels).all()
+    with pytest.raises(DataError, match="none of its 32 data lies inside"):
+        read_training_data(options(input_path=tmp_path))
+    with pytest.raises(UserError, match="--origin, --cell_size"):
+        read_training_data(options(input_path=tmp_path, cell_size=(0.0, 1.0, 1.0)))
+
+
+def test_flags_that_would_do_nothing(tmp_path: Path):
+    """Flags of a training image with a data root, the reverse, and data without wells are refused."""
+    write_root(tmp_path, ("a",))
+    write_png(tmp_path / "ti.png", COLORS4[random_labels()])
+    image = {"training_image": tmp_path / "ti.png"}
+    for flags, name in (
+        ({"hard_data": tmp_path / "w.csv"}, "--hard_data: works with --training_image"),
+        ({"grid_dims": (3, 2, 1)}, "--grid_dims: works with --training_image"),
+        ({"variable": "facies"}, "--variable: works with --training_image"),
+        ({"slice_axis": "x"}, "--slice_axis: works with --training_image"),
+        ({"well_background": (1, 2, 3), **image}, "--well_background: works with --input_path"),
+        ({"hard_data": tmp_path / "w.csv", "use_wells": False, **image}, "--hard_data: would not be used"),
+    ):
+        with pytest.raises(UserError, match=name):
+            read_training_data(options(input_path=tmp_path, **flags))
+
+
+def test_images_that_are_no_png_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A JPEG beside the sections is left out, and said to be."""
+    write_root(tmp_path)
+    (tmp_path / "facies/c.jpg").write_bytes(b"")
+    (tmp_path / "facies/a.pt.txt").write_bytes(b"")
+    assert len(read_training_data(options(input_path=tmp_path))) == 2
+    assert "1 images are no *.png and are left out (c.jpg)" in capsys.readouterr().err
 
 
 def test_square_sections(tmp_path: Path):

@@ -24,6 +24,7 @@ from facies_gan.evaluate_wells import PATTERNS, measure_blending
 from facies_gan.geometry import GridGeometry
 from facies_gan.gslib import GridHeader, write_grid
 from facies_gan.images import write_label_png
+from facies_gan.model_files import load
 from facies_gan.outputs import write_npy
 from facies_gan.well_files import write_hard_data
 from facies_gan.wells import WellSet
@@ -78,6 +79,8 @@ def test_report_of_a_model(model: Path, tmp_path: Path):
     assert found["calibration"]["held_out_data"] == 32 and 0 <= found["calibration"]["ours"]["ece"] <= 1
     shares = [row["reference"] for row in found["facies"]]
     assert sum(shares) == pytest.approx(1) and found["hard_data"][0]["after_share"] == 1
+    errors = [row["ours"]["error"] for row in found["facies"]]
+    assert np.mean(errors) == pytest.approx(scores["ours"]["proportion"])
     text = (tmp_path / "report/evaluate.md").read_text()
     assert all(MEASURES[name].name in text for name in ("connectivity", "mph4", "seam_ratio"))
     assert "## Blending" in text and "## Calibration" in text and "half vs half" in text
@@ -120,6 +123,22 @@ def test_frame_of_the_reference(tmp_path: Path):
     frame = {"origin": (5.0, 1.0, 100.0), "cell_size": (10.0, 1.0, 20.0), "hard_data": tmp_path / "wells.csv"}
     wells = scenes("flat", **frame)[0].wells
     assert (wells.rows.tolist(), wells.cols.tolist()) == ([2], [2])
+
+
+def test_frame_of_the_stored_reference(model: Path, tmp_path: Path):
+    """Hard data in coordinates land in the cells of the image that travels with the model."""
+    labels = bands()
+    frame = {"origin": (500.0, -40.0, 1.0), "cell_size": (10.0, 2.0, 1.0)}
+    wells = WellSet.from_columns(labels, [7])
+    write_hard_data(tmp_path / "w.dat", wells, labels.shape[0], palette(), GridGeometry(**frame))
+    card = load(model).card
+    config = EvaluateConfig(model_path=model, hard_data=tmp_path / "w.dat", **FEW)
+    found = read_case(replace(config, **frame), card).scenes[0].wells
+    assert len(found) == 32 and found.matches(labels).all()
+    with pytest.raises(DataError, match="none of its 32 data lies inside"):
+        read_case(config, card)
+    with pytest.raises(UserError, match="--origin, --cell_size"):
+        read_case(replace(config, cell_size=(-1.0, 1.0, 1.0)), card)
 
 
 def test_report_of_sections(tmp_path: Path):

@@ -208,7 +208,11 @@ def test_refusals(model: Path, tmp_path: Path):
     (tmp_path / "two.csv").write_text("col,row,facies\n7,4,0\n7,4,128\n")
     np.save(tmp_path / "seismic.npy", np.zeros((26, 30), dtype=np.float32))
     bad = [
-        ({"hard_data": tmp_path / "far.csv"}, DataError, "none of its 1 data lies inside"),
+        (
+            {"hard_data": tmp_path / "far.csv"},
+            DataError,
+            "none of its 1 data lies inside.*--allow_unconditioned",
+        ),
         (
             {"hard_data": tmp_path / "code.csv"},
             DataError,
@@ -227,7 +231,9 @@ def test_refusals(model: Path, tmp_path: Path):
             make(model, tmp_path / "other", **changes)
     assert not (tmp_path / "other").exists()
     assert make(model, out, overwrite=True, hard_data=tmp_path / "far.csv", allow_unconditioned=True)
-    for changes in ({"formats": ("tiff",)}, {"halo": "3"}, {"size": (8, 30)}, {"how_many": 0}, {"tile": 8}):
+    wrong = ({"formats": ("tiff",)}, {"halo": "3"}, {"size": (8, 30)}, {"how_many": 0}, {"tile": 8})
+    idle = ({"well_background": (1, 2, 3)}, {"grid_dims": (3, 2, 1)}, {"variable": "facies"})
+    for changes in (*wrong, *idle):
         with pytest.raises(ValueError, match="--"):
             GenerateConfig(model_path=model, **changes)
 
@@ -305,17 +311,37 @@ def test_two_ranks(model: Path, tmp_path: Path):
     train(options(batch_size=4, **base), run_options(tmp_path / "one"))
     make(model, tmp_path / "made_by_one", how_many=5)
 
-    def both() -> None:
-        train(options(batch_size=2, **base), run_options(tmp_path / "two"))
-        make(model, tmp_path / "made_by_two", how_many=5)
-
-    on_two_ranks(both, tmp_path)
+    # One group each: a rank that is early could join the group that the other has not left yet.
+    on_two_ranks(lambda: train(options(batch_size=2, **base), run_options(tmp_path / "two")), tmp_path)
+    on_two_ranks(lambda: make(model, tmp_path / "made_by_two", how_many=5), tmp_path)
     one, two = (read(tmp_path / name / "model.pt")["state_dict"] for name in ("one", "two"))
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-5
     assert differences(one, read(model / "model.pt")["state_dict"])
     for name in ("realisations.npy", "probability.npy", "summary.csv", "realisations/real_00003.png"):
         first, second = (tmp_path / f"made_by_{who}" / name for who in ("one", "two"))
         assert first.read_bytes() == second.read_bytes(), name
+    alone, shared = (json.loads((tmp_path / f"made_by_{n}/summary.json").read_text()) for n in ("one", "two"))
+    name = "cells_differing_between_processes"
+    assert name not in alone and shared[name] == 0
+
+
+def test_processes_that_differ_are_told(model: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    """A process that repeats another's realisation counts the cells in which they differ."""
+    simulator = load(model)
+    config, run = GenerateConfig(model_path=model, how_many=2, size=(26, 30)), MachineOptions(**QUIET)
+    plan = infer._plan(config, run, simulator)
+    right = next(infer._made(config, run, plan, [1]))[1].labels[0]
+    wrong = right.copy()
+    wrong[3, 4:9] = 1 - wrong[3, 4:9]
+    monkeypatch.setattr(infer.distributed, "world_size", lambda: 2)
+    for labels, expected in ((right, 0), (wrong, 5)):
+        answers = iter([[(0, None), (1, labels)], [expected, 0]])
+        seen: list[Any] = []
+        monkeypatch.setattr(
+            infer.distributed, "gather_objects", lambda v, a=answers, s=seen: (s.append(v), next(a))[1]
+        )
+        assert infer._differing_cells(config, run, plan, right) == expected and seen[1] == expected
+        assert f"{expected} cells differ" in capsys.readouterr().err
 
 
 def test_partial_set_leaves_no_stack(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from common.errors import DataError
-from facies_gan.dataset import grid_geometry, read_any_grid, read_training_data
+from facies_gan.dataset import read_training_data
 from facies_gan.geometry import GridGeometry, section_axes
 from facies_gan.grdecl import read_grdecl, write_grdecl
+from facies_gan.grid_files import grid_geometry, read_any_grid
 from facies_gan.gslib import GridHeader, read_geoeas, read_grid, write_geoeas, write_grid
 from facies_gan.palette import Palette
 from tests.facies_gan.cases_data import options

@@ -12,11 +12,13 @@ import pytest
 import torch
 
 from common.errors import DataError, UserError
-from facies_gan import run_files, samples
+from facies_gan import neural_smoother, run_files, samples
 from facies_gan.config import RunOptions, TrainingOptions, TrainningOptions
 from facies_gan.group import plan_groups
+from facies_gan.interpolators import AreaInterpolator
 from facies_gan.model_card import ModelCard
 from facies_gan.model_files import find_model, load
+from facies_gan.setup import prepare
 from facies_gan.simulator import Conditioning, realisation_noise, rebuild
 from facies_gan.train import DRY_RUN_SECTIONS, _try_one_batch, train
 from tests.facies_gan.cases_gan import options, run_options, task_of, trained, write_folder, write_image
@@ -343,3 +345,21 @@ def test_dry_run_of_a_large_batch_is_quick(tmp_path: Path, caplog: pytest.LogCap
     task.step = lambda batch, i: (seen.append(len(batch.positions)), step(batch, i))[1]
     _try_one_batch(task, setup.plans)
     assert seen == [DRY_RUN_SECTIONS] * len(setup.plans)
+
+
+def test_smoothers_are_fitted_where_training_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Neural smoothers go to the device of the training; a dry run fits none."""
+    places: list[torch.device] = []
+
+    def fit(images: list[np.ndarray], num_classes: int, **how: object) -> list[neural_smoother.Weights]:
+        places.append(torch.device(str(how["device"])))
+        return [neural_smoother.initial_weights(num_classes) for _ in images]
+
+    monkeypatch.setattr(neural_smoother, "fit", fit)
+    image = write_image(tmp_path / "image.png")
+    changes = {"training_image": image, "cache_dir": tmp_path / "cache", "interpolator": "neural"}
+    assert train(options(**changes), run_options(tmp_path / "run", dry_run=True)) is None and not places
+    monkeypatch.setattr("facies_gan.cache.NeuralSmoother._pyramid", AreaInterpolator._pyramid)
+    prepare(options(**changes), run_options(tmp_path / "run"), torch.device("meta"))
+    train(options(**changes, clear_cache=True, num_iter=1), run_options(tmp_path / "run"))
+    assert places == [torch.device("meta"), torch.device("cpu")]

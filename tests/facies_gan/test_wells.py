@@ -173,6 +173,10 @@ def test_points_of_every_kind(tmp_path: Path):
         assert (
             as_map(read_hard_data(tmp_path / "d.dat", (16, 20), PALETTE, GridGeometry(axes=axes))) == expected
         )
+    (tmp_path / "e.csv").write_text("x,z,facies\n1,1,2\n20,16,3\n")  # an image does not say its axes
+    assert as_map(read_hard_data(tmp_path / "e.csv", (16, 20), PALETTE)) == expected
+    with pytest.raises(DataError, match="expected x and y"):  # but a map that is one of several does
+        read_hard_data(tmp_path / "e.csv", (16, 20), PALETTE, GridGeometry(num_slices=3))
 
 
 @pytest.mark.parametrize(
@@ -180,7 +184,7 @@ def test_points_of_every_kind(tmp_path: Path):
     [
         ("x,y,facies\n1,1,7\n", "facies codes 7 are unknown, expected one of 0, 1, 2, 3"),
         ("x,y,facies\n1,1,1\n1.4,1,2\n", "data 1 and 2 lie in one cell"),
-        ("x,y,facies\n99,99,1\n", "none of its 1 data lies inside.*--allow_unconditioned"),
+        ("x,y,facies\n99,99,1\n", "none of its 1 data lies inside.*check --origin"),
         ("x,y,facies\n1,1,0.5\n", "datum 1 has facies 0.5"),
         ("x,y,facies\n1,nan,1\n", "datum 1 has y nan"),
         ("x,y,rocks\n1,1,1\n", "header"),

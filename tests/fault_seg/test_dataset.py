@@ -120,6 +120,12 @@ def empty(folder: Path) -> None:
         path.unlink()
 
 
+def lonely(folder: Path) -> None:
+    """Write targets of a sample that has no image."""
+    for number in (5, 4):
+        shutil.copy(folder / "target_train/1_fsem.bin", folder / f"target_train/{number}_fsem.bin")
+
+
 def other_npy(folder: Path) -> None:
     """Replace a target by an npy file of another shape."""
     (folder / "target_train/1_dhr.bin").unlink()
@@ -132,6 +138,7 @@ def other_npy(folder: Path) -> None:
         (remove("target_train/1_fdip.bin"), {}, r"no 1_fdip.bin or .npy for sample 1"),
         (remove("data_train/1.bin"), {}, r"1.bin is missing, the numbers go up to 2"),
         (cut, {}, r"1_rgt.bin: 30716 bytes, expected 30720"),
+        (lonely, {}, r"target_train/4_fsem.bin: there is no sample 4 in .*data_train, expected 0 to 2"),
         (double, {}, r"1.npy: the same sample as 1.bin"),
         (empty, {}, r"holds no 0.bin"),
         (other_npy, {}, r"1_dhr.npy: .*\(3, 4, 5\), expected \(24, 20, 16\)"),
@@ -151,6 +158,12 @@ def test_bad_data_sets(own: Path, spoil: Callable[[Path], None], settings: dict[
     with pytest.raises(StrataError, match=message) as caught:
         pairs(own, **settings).check()
     assert "\n" not in str(caught.value)
+
+
+def test_targets_beyond_the_samples_asked_for_are_not_looked_at(own: Path):
+    """With --ntrain a target without an image does no harm."""
+    lonely(own)
+    pairs(own, limit=3).check()
 
 
 def test_targets_of_heads_that_are_off_need_not_exist(own: Path):

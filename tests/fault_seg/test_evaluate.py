@@ -59,7 +59,7 @@ def test_files_and_figures(cubes: Path, model_path: Path, tmp_path: Path):
     assert {p.name for p in tmp_path.iterdir() if p.is_file()} == FILES
     drawn = {p.name for p in (tmp_path / "figures").iterdir()}
     curves = {"pr_curve.png", "threshold_sweep.png", "reliability.png"}
-    assert drawn == curves | {"gallery_timeslice.png", "gallery_inline.png"}
+    assert drawn == curves | {"gallery.png", "gallery_timeslice.png", "gallery_inline.png"}
     document = json.loads((tmp_path / "evaluation.json").read_text())
     assert set(document["methods"]) == {"ours", "coherence", "empty", "all", "constant", "flat", "input"}
     base = np.mean(
@@ -79,6 +79,7 @@ def test_files_and_figures(cubes: Path, model_path: Path, tmp_path: Path):
         assert math.isfinite(row.ours) and all(map(math.isfinite, row.baselines.values()))
     table = (tmp_path / "evaluation.md").read_text()
     assert all(name in table for name, *_ in MEASURES.values()) and "coherence" in table
+    assert all(f"`{key}`" in table for key in ("hd95_voxels", "ece", "ods", "dip_error_deg", "rgt_ssim"))
 
 
 def test_oracle(cubes: Path, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

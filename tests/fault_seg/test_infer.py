@@ -151,6 +151,10 @@ def test_every_format_says_the_same(tmp_path: Path, model_path: Path):
     side = read_sidecar(output_path(prefix, "fsem", "raw"))
     assert side is not None and [side[n] for n in ("n1", "n2", "n3")] == [19, 14, 12]
     assert side["model_sha256"] == load(model_path).sha256 and side["normalisation"] and side["block"]
+    assert side["threshold"] == 0.5 and side["receptive_radius"] == 53 and list(side["units"]) == list(kinds)
+    assert side["units"]["raw"]["fdip"] == "degrees/180, times probability"
+    assert side["units"]["vti"] == side["units"]["npy"] and side["units"]["npy"]["fstrike"] == "degrees"
+    assert side["units"]["raw"]["fsem"] == "probability" and set(side["units"]["raw"]) == set(ATTRIBUTES)
     assert not [p for p in prefix.parent.iterdir() if p.is_dir()]
     assert not list(prefix.parent.rglob(".*"))
 
@@ -250,6 +254,19 @@ def test_nan_samples_are_missing(tmp_path: Path, model_path: Path):
     radius = load(model_path).radius or 0
     far = slice(6 + radius + 1, None)
     np.testing.assert_allclose(found["fsem"][:, :, far], clean["fsem"][:, :, far], rtol=0, atol=1e-3)
+
+
+def test_constant_traces_are_no_data(tmp_path: Path, model_path: Path, capfd: pytest.CaptureFixture[str]):
+    """Traces of one value are taken as zeros, in the normalisation too, come out as zeros, and are told."""
+    image = noisy_layers((16, 12, 30))
+    image[:, 3, 3] = image[:, 4:6, 20] = 0
+    expected = run(image, model_path, tmp_path)
+    image[:, 3, 3], image[:, 4:6, 20] = 1e4, -7
+    found = run(image, model_path, tmp_path)
+    for name in ATTRIBUTES:
+        np.testing.assert_array_equal(found[name], expected[name])
+        assert (found[name][:, 3, 3] == 0).all() and (found[name][:, 4:6, 20] == 0).all()
+    assert "in.npy: 3 of 360 traces missing, zero or constant" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("heads", [("fault",), ("dhr",), ("rgt",), ("dhr", "rgt")])

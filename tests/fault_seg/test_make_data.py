@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common import figures
 from common.errors import UserError
 from common.run import BasicOptions
 from common.sampling import Draw
@@ -124,10 +125,21 @@ def test_dry_run(tmp_path: Path):
     assert (tmp_path / "data_train/0.bin").exists()
 
 
-def test_figures(tmp_path: Path):
-    """Three samples are drawn, fewer when there are fewer."""
+def test_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Three samples are drawn, fewer when there are fewer: all six volumes on three sections."""
+    drawn, section = [], figures.section
+
+    def spy(ax: Any, values: Any, **settings: Any) -> None:
+        drawn.append(settings["title"])
+        if settings["overlay"] is not None:
+            drawn.append(settings["title"].replace("dhr", "fsem"))
+        section(ax, values, **settings)
+
+    monkeypatch.setattr(figures, "section", spy)
     make(tmp_path, ntrain=1, nvalid=0, figures=True)
     assert [p.name for p in (tmp_path / "figures").iterdir()] == ["sample_0.png"]
+    cuts = ("inline", "crossline", "time slice")
+    assert set(drawn) == {f"{cut}: {name}" for cut in cuts for name in ("image", *TARGETS)}
 
 
 @pytest.mark.parametrize(

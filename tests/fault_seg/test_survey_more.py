@@ -21,6 +21,7 @@ from common.tiles import plan_blended
 from fault_seg import survey
 from fault_seg.angles import angles_from_normal, normal_from_angles, outer_from_normal
 from fault_seg.config_infer import InferConfig
+from fault_seg.dataset import normalise_image
 from fault_seg.infer import infer, load
 from fault_seg.maps import Model
 from fault_seg.segy import open_segy
@@ -92,6 +93,28 @@ def test_tta_writes_the_spread(tmp_path: Path, model_path: Path):
 def plane_angles(dip: float, strike: float) -> tuple[np.ndarray, np.ndarray]:
     """Return grid angles over 180 as arrays of one voxel."""
     return np.array([dip / 180], np.float32), np.array([strike / 180], np.float32)
+
+
+def test_confidence_of_the_angles(tmp_path: Path, model_path: Path):
+    """--confidence writes the eigenvalue gap of n n^T where there are angles, and needs a head for them."""
+    image = noisy_layers((16, 16, 24))
+    np.save(tmp_path / "in.npy", image)
+    config = infer_config(tmp_path / "in.npy", model_path, tmp_path / "o", confidence=True)
+    assert infer(replace(config, figures=True), QUICK)["units"]["npy"]["fgap"].startswith("confidence")
+    found = outputs(tmp_path / "o", ("fsem", "fgap"))
+    maps = (
+        load(model_path, precision="fp32")
+        .maps(torch.from_numpy(normalise_image(image))[None, None])[0]
+        .numpy()
+    )
+    z, y, x = np.argwhere(found["fsem"] >= 0.06)[7]
+    zz, yy, xx, zy, zx, yx = maps[1:7, z, y, x]
+    values = np.linalg.eigvalsh([[zz, zy, zx], [zy, yy, yx], [zx, yx, xx]])
+    assert found["fgap"][z, y, x] == pytest.approx(np.clip(values[2] - values[1], 0, 1), abs=1e-4)
+    assert (found["fgap"][found["fsem"] < 0.05] == 0).all() and found["fgap"].max() <= 1
+    for path, flags in ((model_path, {"fault": False}), (save_model(tmp_path / "d.ckpt", ("dhr",)), {})):
+        with pytest.raises(UserError, match="--confidence: needs fault angles"):
+            infer(replace(config, model=str(path), output=str(tmp_path / "p"), **flags), QUICK)
 
 
 @pytest.mark.parametrize(("dip", "strike"), [(60.0, 30.0), (100.0, 170.0), (45.0, 90.0), (20.0, 0.0)])
@@ -196,7 +219,9 @@ def test_a_tile_without_neighbours_keeps_its_time():
     np.testing.assert_allclose(align(tiles, lambda t: np.ones((16, 16, 16))), [[1, 0]], atol=1e-9)
 
 
-def test_mtl_times_are_blended_aligned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_mtl_times_are_blended_aligned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
     """Where the volume does not fit, times of mtl tiles are brought to one scale before they are blended."""
     image = noisy_layers((16, 16, 48))
     np.save(tmp_path / "in.npy", image)
@@ -216,6 +241,7 @@ def test_mtl_times_are_blended_aligned(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(plan.tiles) > 3
     monkeypatch.setattr(survey, "make_plan", lambda *_: plan)
     infer(infer_config(tmp_path / "in.npy", path, tmp_path / "o", monotone_rgt=False), QUICK)
+    assert f"{len(plan.tiles)} tiles differ from the whole volume" in capfd.readouterr().err
     rgt = outputs(tmp_path / "o", ("rgt",))["rgt"]
     np.testing.assert_allclose(rgt, rgt[:, :1, :1].repeat(16, 1).repeat(48, 2), atol=0.02)
 

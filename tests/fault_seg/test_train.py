@@ -113,11 +113,15 @@ def test_files_of_a_run(finished: Path):
     assert [line["step"] for line in evaluated] == [2, 4, 5]
     logged = {"valid_loss", "valid_ap", "valid_angle_median_deg", "valid_rgt_mae", "valid_dhr_psnr_db"}
     assert all(math.isfinite(evaluated[0][name]) for name in logged)
+    for part in ("fsem", "angle", "dhr", "rgt"):
+        assert f"train_loss_{part}" in lines[0] and f"valid_loss_{part}" in evaluated[0]
 
 
 def test_weights_load_plainly(finished: Path, tmp_path: Path):
     """torch.load(p)["state_dict"] fits the network, and as a .pth of its own gives equal output."""
-    weights = load(finished / "epoch=0.ckpt")["state_dict"]
+    document = load(finished / "epoch=0.ckpt")
+    weights = document["state_dict"]
+    assert document["kind"] == "infer" and document["config"]["receptive_radius"] == 53
     build_network("hr", "infer", HEADS).load_state_dict(weights, strict=True)
     torch.save(weights, tmp_path / "plain.pth")
     image = noisy_layers((16, 16, 16))

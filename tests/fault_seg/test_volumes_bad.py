@@ -277,6 +277,7 @@ def test_silent_traces(tmp_path):
         assert require_live(volume) == 2
         assert not volume.live[1, 2]
         assert not volume.live[3, 3]
+        assert volume.null[1, 2] and volume.null[3, 3] and volume.null.sum() == 2
     np.save(tmp_path / "a.npy", 0 * cube)
     with open_volume(tmp_path / "a.npy") as volume, pytest.raises(DataError, match="all 20 traces"):
         require_live(volume)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from common.muon import orthogonal
 from common.noise import numpy_stream
 from simulgen_vae import baselines, direct, field_net, gp2
 from simulgen_vae.basis import fit_basis, identity_basis
@@ -21,7 +20,6 @@ from simulgen_vae.features import fit_features, informative_features
 from simulgen_vae.field_metric import FieldMetric
 from simulgen_vae.field_net import FieldNetOptions, area_average, level_shapes
 from simulgen_vae.model import HierarchicalVae, Start, VaeShape
-from simulgen_vae.muon import Muon
 from simulgen_vae.pairs import build_predictor, fit_latent_gp, latents_of, pair_of
 from simulgen_vae.predictor import Inputs, Predictor, TrainingSet, mirrored
 from simulgen_vae.reduced import fit_trajectory_pod
@@ -319,23 +317,3 @@ def test_per_coefficient_gpr_is_not_offered_to_many(monkeypatch: pytest.MonkeyPa
     assert baselines.fit_baseline("gpr", rows, 4) is None
     shared = baselines.fit_baseline("gpr_shared", rows, 4)
     assert shared is not None and torch.isfinite(shared.predict(rows)).all()
-
-
-def test_muon_moves_kernels_along_orthogonal_directions():
-    """Kernels move by matrices of singular values near one, biases by AdamW; a quadratic is minimised."""
-    generator = torch.Generator().manual_seed(0)
-    matrix = torch.randn(12, 30, generator=generator) * torch.logspace(0, -1, 12)[:, None]
-    sizes = torch.linalg.svdvals(orthogonal(matrix))
-    assert float(sizes.min()) > 0.6 and float(sizes.max()) < 1.3
-    assert torch.allclose(orthogonal(matrix.T), orthogonal(matrix).T, atol=1e-5)
-    layer = torch.nn.Linear(12, 10)
-    x, target = torch.randn(64, 12, generator=generator), torch.randn(10, 12, generator=generator)
-    optimizer, bias = Muon(layer, lr=0.02, kernel_lr=0.15, weight_decay=0.0), layer.bias.detach().clone()
-    losses = []
-    for step in range(200):
-        loss = (layer(x) - x @ target.T - 1.0).square().mean()
-        layer.zero_grad()
-        loss.backward()
-        optimizer.step(1.0 - step / 200)
-        losses.append(float(loss.detach()))
-    assert losses[-1] < 1e-2 * losses[0] and not torch.equal(layer.bias, bias)

@@ -255,12 +255,18 @@ def test_missing_operator_is_one_line(
 
 
 def test_refusals(root: Path, model: Path, tmp_path: Path):
-    """No simulations, an earlier evaluation, nothing to calibrate on: one line each."""
+    """No simulations, nothing to calibrate on or to leave out, an earlier evaluation: one line each."""
     with pytest.raises(DataError, match="absent/stats.json: cannot be read"):
         run(config(tmp_path / "absent", model), tmp_path / "a")
     empty = prepared(tmp_path / "data", num_val=0)
     with pytest.raises(DataError, match="val: no prepped simulations"):
         run(config(empty, model, split="val"), tmp_path / "b")
+    with pytest.raises(DataError, match="val: no prepped simulations"):
+        run(config(empty, model, calibrate=True), tmp_path / "b")
+    without = save_model(tmp_path / "without.pt", root, flux_inputs=False)
+    with pytest.raises(UserError, match=r"--ablate flux: .*without\.pt was trained with --flux_inputs off"):
+        run(config(root, without, ablate=("flux",)), tmp_path / "b")
+    assert not (tmp_path / "b").exists()  # told before anything is scored
     run(config(root, model, baselines=("copy",)), tmp_path / "c")
     with pytest.raises(UserError, match="holds an evaluation; add --overwrite"):
         evaluate(config(root, model), replace(CPU, overwrite=False), tmp_path / "c")

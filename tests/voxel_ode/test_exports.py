@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -141,6 +142,32 @@ def test_refusals(predictions: Predictions, tmp_path: Path):
     prepped = predictions.path.parent / "prepped" / "test" / "v2.4_0001.prepped.h5"
     with pytest.raises(DataError, match="no predictions of rollout.py"):
         open_predictions(prepped)
+
+
+def test_a_forecast_keeps_exports_that_are_there(predictions: Predictions, tmp_path: Path):
+    """A rollout with --csv, --npz or --vti onto existing files is refused before a year is predicted."""
+    folder = predictions.path.parent
+    root, cpu = folder / "prepped", MachineOptions(device="cpu", precision="fp32")
+    (tmp_path / "predictions.pvd").write_text("mine")
+    (tmp_path / "wells.csv").write_text("mine")
+    (tmp_path / "all.npz").write_text("mine")
+    exports = {"csv": tmp_path / "wells.csv", "npz": tmp_path / "all.npz", "vti": tmp_path}
+    for flag, target in exports.items():
+        sim = root / "test" / "v2.4_0001.prepped.h5"
+        config = rollout_config(sim, folder / "model.pt", tmp_path / "p.h5", **{flag: target})
+        with pytest.raises(UserError, match=f"exists; add --overwrite .* another --{flag}"):
+            infer(config, cpu, {})
+        assert not (tmp_path / "p.h5").exists()
+    assert {p.read_text() for p in tmp_path.iterdir()} == {"mine"}
+    config = rollout_config(sim, folder / "model.pt", tmp_path / "p.h5", **exports)
+    infer(config, replace(cpu, overwrite=True), {})
+    assert (tmp_path / "wells.csv").read_text().startswith("well,sign")
+    sims = [*sorted((root / "test").glob("*.h5")), *sorted((root / "val").glob("*.h5"))]
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "v2.4_0002.csv").write_text("mine")
+    config = rollout_config(sims, folder / "model.pt", tmp_path / "two", csv=tmp_path / "tables")
+    with pytest.raises(UserError, match=r"v2\.4_0002\.csv: exists"):
+        infer(config, cpu, {})
 
 
 def test_figures_of_predictions(predictions: Predictions, tmp_path: Path):

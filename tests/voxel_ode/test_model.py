@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.voxel_ode.cases_model import make_batch, make_fields, make_model, make_normalizer, part_of
-from voxel_ode.config import KERNEL_MODES, ModelConfig
+from tests.voxel_ode.cases_model import SMALL, make_batch, make_fields, make_model, make_normalizer, part_of
+from voxel_ode.config import KERNEL_MODES, ModelConfig, TrainConfig
 from voxel_ode.convolutions import (
     BACKENDS,
     Conv,
@@ -22,6 +22,7 @@ from voxel_ode.fields import Fields, Frame
 from voxel_ode.layers import NORMS, RunningNorm
 from voxel_ode.model import VoxelAutoRegressor, parameter_count
 from voxel_ode.rollout_core import Rollout
+from voxel_ode.train import build_model
 
 WEIGHTS = {
     (128, 12, 3): (11_722_566, 3_211_590, 135_978_822),
@@ -58,6 +59,17 @@ def test_weights_of_options():
     assert pooled - plain == (c**2 + c) + (5 * c + 5) - 2756
     hidden = count(c, 4, r, flux_inputs=False, film_hidden=8)
     assert hidden - plain == (27 * 8 + 9 * 8) + 4 * (9 - 27) * 2 * c
+
+
+def test_many_weights_are_warned_about(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
+    """A network above the limit is built with a warning that names its weights and the lighter mode."""
+    normalizer = make_normalizer()
+    build_model(TrainConfig(**SMALL), normalizer)
+    assert not caplog.records
+    monkeypatch.setattr("voxel_ode.train.LARGE_WEIGHTS", 1000)
+    model = build_model(TrainConfig(**SMALL, kernel_mode="dense"), normalizer)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert f"{parameter_count(model):,} weights; --kernel_mode stem" in said
 
 
 @pytest.mark.parametrize("flux_inputs", [True, False])

@@ -12,7 +12,7 @@ import pytest
 
 from common.errors import DataError, UserError
 from tests.voxel_ode.cases_data import NUM_STEPS, SHAPE, truth, write_raw
-from voxel_ode.check_h5 import check_files, with_paths
+from voxel_ode.check_h5 import check_files, next_command, with_paths
 from voxel_ode.config_prep import CheckConfig
 from voxel_ode.prepped import PreppedSim
 from voxel_ode.raw import RawFile, find_raw, run_index
@@ -309,6 +309,11 @@ def test_check_h5_reads_words_as_paths(tmp_path: Path):
     """Paths stand anywhere between the flags; a valid file is described."""
     path = write_raw(tmp_path / "v_0001.h5", truth())
     assert with_paths(["a", "--units", "si", "b"]) == ["--units", "si", "--paths", "a", "b"]
+    assert with_paths(["--dry-run", "true", "a"]) == ["--dry-run", "true", "--paths", "a"]
+    assert with_paths(["--dry_run", "a", "1"]) == ["--dry_run", "--paths", "a", "1"]
+    for named in (tmp_path, path):
+        line = next_command(CheckConfig(paths=(str(named),), units="si"))
+        assert f"--input_root {tmp_path} " in line and line.endswith("--units si")
     [(_, found, error)] = check_files(CheckConfig(paths=(str(tmp_path),)))
     assert not error and found["valid states"] == NUM_STEPS and found["units"] == "si"
     assert found["wells"].startswith("2,")

@@ -268,6 +268,7 @@ def test_nan_in_a_file_is_named(root: Path, tmp_path: Path):
         ({"multiscale": 2}, UserError, "--multiscale 2: patches of (4, 4, 4)"),
         ({"unroll_steps": 16}, UserError, "too few states"),
         ({"max_memory": 1e-9}, DataError, "--max_memory"),
+        ({"loss_margin": 4}, UserError, "--loss_margin 4: leaves nothing"),
         ({"prepped_root": None}, UserError, "--prepped_root: missing"),
         ({"prepped_root": Path("nowhere")}, DataError, "nowhere"),
     ],
@@ -344,6 +345,7 @@ def test_bad_numbers_are_refused():
         {"loss_weights": (1.0, 1.0)},
         {"lr": 0.0},
         {"ema_decay": 1.0},
+        {"rot_per_sample": True},
     ):
         name = next(iter(changes))
         with pytest.raises(ValueError, match=f"--{name}"):
