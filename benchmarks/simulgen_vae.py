@@ -296,7 +296,7 @@ def gp(config: Config, data: FieldData) -> Rows:
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-    num = 40 if config.smoke else 400
+    num = 40 if config.smoke else 800
     basis = fit_basis(data, range(num), 12)
     c = np.stack([reduce_one(data, basis, i) for i in range(num)]).reshape(num, -1)
     u, s, _ = np.linalg.svd(c - c.mean(0), full_matrices=False)

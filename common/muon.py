@@ -28,7 +28,7 @@ class Muon(torch.optim.AdamW):
 
     Args:
         module: what is trained.
-        lr: learning rate of AdamW; kernels [rows, columns] take KERNEL_LR max(1, rows / columns)^0.5 times it.
+        lr: of AdamW; kernels [rows, columns] take KERNEL_LR max(1, rows / columns)^0.5 times as much.
         weight_decay: of all kernels, on the scale of `lr`.
         min_inputs: kernels with fewer inputs are small ones too.
         kernel_decay: weight decay of the orthogonal kernels where it is another one.

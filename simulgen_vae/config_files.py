@@ -18,6 +18,8 @@ from common.errors import DataError, UserError
 from common.log import get_logger
 from common.run import TrainOptions
 from simulgen_vae.config import TRAIN_PRESETS, TrainConfig
+from simulgen_vae.fields import SUFFIXES
+from simulgen_vae.paths import hint
 
 R = TypeVar("R", bound=TrainOptions)
 FOLDER = Path("input_data")
@@ -70,9 +72,9 @@ def read_lines(path: Path, flag: str, given: bool) -> list[str] | None:
     if not path.is_file() and not given:
         return None
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8-sig").splitlines()  # some editors put a mark in front
     except OSError as error:
-        raise UserError(f"{flag} {path}: cannot be read ({error.strerror}); check the path") from error
+        raise UserError(f"{flag} {path}: cannot be read ({error.strerror}); {hint(path)}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: no UTF-8 text (byte {error.start}); save it as UTF-8") from error
 
@@ -254,7 +256,10 @@ def find_data(config: TrainConfig) -> Path:
         raise DataError(f"{path}: no such data set{_near(path.name, [path.parent])}; check --data")
     folders = [FOLDER, Path()]
     for folder in folders:
-        found = sorted(folder.glob(f"dataset{config.dataset}.*"))
+        # Parameters may lie beside the fields under the same name: what can hold fields comes first.
+        found = sorted(
+            folder.glob(f"dataset{config.dataset}.*"), key=lambda p: (p.suffix.lower() not in SUFFIXES, p)
+        )
         if found:
             return found[0]
     name = f"dataset{config.dataset}"

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from common.arrays import open_npz
 from common.errors import DataError, UserError
 from simulgen_vae.balance import Balance, rms
+from simulgen_vae.paths import existing_file
 
 if TYPE_CHECKING:
     from simulgen_vae.basis import Basis
@@ -108,12 +109,8 @@ def read_dirichlet(path: str | Path, shape: tuple[int, int, int]) -> tuple[np.nd
         UserError: there is no such file.
         DataError: it is damaged, an array is missing, or a shape does not fit.
     """
-    path = Path(path)
+    path = existing_file(path, "--dirichlet", "an npz with mask and value")
     frames, nodes, num_fields = shape
-    if not path.is_file():
-        raise UserError(
-            f"--dirichlet {path}: no such file, expected an npz with mask and value; check the path"
-        )
     with open_npz(path, "expected an npz with mask and value; write it with np.savez") as archive:
         mask, value = archive["mask"], archive["value"]
     if mask.shape != (nodes,) or mask.dtype.kind not in "biu":

@@ -228,6 +228,7 @@ def markdown(found: Evaluation) -> str:
         title = f"**{method.name}**" if method.name == OURS else method.name
         lines.append("| " + " | ".join([title, *values, method.note or "-"]) + " |")
     lines += ["", f"Encoding and decoding alone leave {format_number(found.basis_floor)}."]
+    lines += [largest_error_line(found), constraint_line(found.constraints)]
     if found.bars is not None:
         b = found.bars
         lines.append(
@@ -238,6 +239,32 @@ def markdown(found: Evaluation) -> str:
         lines.append("Error bars: not calibrated (too few calibration trajectories).")
     lines += ["", found.line, ""]
     return "\n".join(lines)
+
+
+def largest_error_line(found: Evaluation) -> str:
+    """Return where what ships is furthest from the truth, and its error as the mean over fields."""
+    ours = found.methods[OURS]
+    k = int(np.argmax([s["max_error"] for s in ours.scores]))
+    worst = ours.scores[k]
+    place = f"frame {worst['max_error_frame']:.0f}, node {worst['max_error_node']:.0f}"
+    return (
+        f"Largest error of ours: {format_number(worst['max_error'])} at {place}, field "
+        f"{worst['max_error_field']:.0f} of row {found.numbers[k]}; relative L2 as the mean over fields "
+        f"{format_number(ours.summary['macro_relative_l2'])}."
+    )
+
+
+def constraint_line(scores: metrics.Scores) -> str:
+    """Return what ours violates, each beside the truth's own value."""
+    pairs = [("Sum over nodes: RMSE", "conserved_rmse", "changes by", "conserved_rms_of_truth")]
+    pairs += [("boundary: RMSE", "boundary_rmse", "RMS there", "boundary_rms_of_truth")]
+    pairs += [("beyond the truth's bounds by at most", "bound_violation", "range", "range_of_truth")]
+    parts = [
+        f"{what} {format_number(scores[key])} (the truth's {own} {format_number(scores[other])})"
+        for what, key, own, other in pairs
+        if key in scores
+    ]
+    return "; ".join(parts) + "."
 
 
 def _text(value: float) -> str:
@@ -304,6 +331,7 @@ def document(found: Evaluation, surrogate: Surrogate, path: Path, options: Machi
                 "ms_a_trajectory": m.ms,
                 "parameters": m.parameters,
                 "note": m.note,
+                "spread_of_draws": _finite(m.spread),
                 "against_time": m.against_time.tolist(),
                 "samples": m.scores,
             }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +15,11 @@ from simulgen_vae.canonical import open_canonical
 from simulgen_vae.field_data import FieldData, Source, drop_bad_samples
 from simulgen_vae.images import read_image_folder, threshold
 from simulgen_vae.natural import natural_key
+from simulgen_vae.paths import existing
 from simulgen_vae.symmetry import read_symmetry
 from simulgen_vae.tables import Table, read_table
 
-__all__ = ["SUFFIXES", "FieldData", "existing", "open_fields"]
+__all__ = ["SUFFIXES", "FieldData", "open_fields"]
 SUFFIXES = (".h5", ".hdf5", ".npy", ".npz", ".pickle", ".pkl")
 
 
@@ -72,25 +72,6 @@ def open_fields(
     except BaseException:
         data.close()
         raise
-
-
-def existing(path: str | Path, flag: str) -> Path:
-    """Return `path` when it exists.
-
-    Raises:
-        UserError: it does not; the message names the nearest name beside it.
-    """
-    path = Path(path)
-    if path.exists():
-        return path
-    folder = path.parent
-    near = difflib.get_close_matches(path.name, _names(folder), n=1, cutoff=0.5)
-    hint = f"did you mean {folder / near[0]}?" if near else f"searched {folder.absolute()}; check the path"
-    raise UserError(f"{flag} {path}: no such file or folder; {hint}")
-
-
-def _names(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
 
 
 def _open(path: Path, num_var: int, var_order: str) -> FieldData:
@@ -176,7 +157,11 @@ def _with_inputs(
 
 
 def _rows_by_id(data: FieldData, table: Table) -> list[int]:
-    row_of = {name: k for k, name in enumerate(table.sample_id or ())}
+    ids = table.sample_id or ()
+    row_of = {name: k for k, name in enumerate(ids)}
+    if len(row_of) < len(ids):
+        repeated = next(name for name, count in Counter(ids).items() if count > 1)
+        raise DataError(f"{table.path}: sample_id {repeated} stands twice, expected one row each; drop one")
     missing = [name for name in data.sample_id if name not in row_of]
     if missing:
         raise DataError(

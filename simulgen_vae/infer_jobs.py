@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from simulgen_vae import ood
 from simulgen_vae.arrays import open_npy
 from simulgen_vae.config_infer import InferConfig
 from simulgen_vae.graph import Model
+from simulgen_vae.paths import existing_file
 from simulgen_vae.queries import Queries, read_queries
 
 
@@ -54,11 +54,7 @@ def make_job(config: InferConfig, model: Model, seed: int) -> Job:
     if config.interpolate:
         return _interpolation(config, model)
     if config.latents:
-        stored = open_npy(Path(config.latents)) if Path(config.latents).is_file() else None
-        if stored is None:
-            raise UserError(
-                f"--latents {config.latents}: no such file, expected npy [N, {count}]; check the path"
-            )
+        stored = open_npy(existing_file(config.latents, "--latents", f"npy [N, {count}]"))
         if stored.ndim != 2 or stored.shape[1] != count or stored.dtype.kind != "f":
             raise DataError(f"{config.latents}: {stored.dtype} {stored.shape}, expected numbers [N, {count}]")
 

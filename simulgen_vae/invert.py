@@ -23,7 +23,7 @@ from simulgen_vae.config_infer import InvertConfig
 from simulgen_vae.config_tools import EvaluateConfig
 from simulgen_vae.evaluate import open_for
 from simulgen_vae.field_data import FieldData
-from simulgen_vae.fields import existing, open_fields
+from simulgen_vae.fields import open_fields
 from simulgen_vae.graph import Model, load
 from simulgen_vae.infer_files import refuse_existing
 from simulgen_vae.invert_search import (
@@ -39,6 +39,8 @@ from simulgen_vae.invert_search import (
     sensor_readout,
     sensor_values,
 )
+from simulgen_vae.model_files import save_array
+from simulgen_vae.paths import existing
 from simulgen_vae.tables import read_table
 
 SENSOR_COLUMNS = ("node", "frame", "value", "sigma")
@@ -106,11 +108,10 @@ def make_search_space(config: InvertConfig, model: Model) -> Unknowns:
         DataError: the latents of the training are gone, or the box is bad.
     """
     surrogate = model.surrogate
-    space = config.space
-    if space == "auto":
-        space = "params" if surrogate.uses_params and not surrogate.uses_images else "latents"
-    if space == "params":
-        if surrogate.uses_images or not surrogate.uses_params:
+    numbers_alone = surrogate.uses_params and not surrogate.uses_images
+    default = "params" if numbers_alone else "latents"
+    if (default if config.space == "auto" else config.space) == "params":
+        if not numbers_alone:
             raise UserError(
                 "--space params: the model takes pictures, which are not sought; use --space latents"
             )
@@ -283,7 +284,7 @@ def document(
     params = model.surrogate.arrays.get("train_params")
     row = int(split.train[found.nearest])
     nearest: dict[str, Any] = {"sample": row, "misfit": found.nearest_misfit}
-    if unknowns.names[0].startswith("latent") and len(unknowns.names) != len(model.config["param_names"]):
+    if unknowns.are_latents:
         distance = (unknowns.known - found.x).square().sum(1)
         row = int(split.train[int(distance.argmin())])
         nearest["sample_nearest_in_latents"] = row  # the row of the picture to look at
@@ -318,8 +319,10 @@ def document(
 
 
 def write_tables(out: Path, unknowns: Unknowns, found: Found) -> None:
-    """Write best.csv, which infer takes as --params (latents: best_latents.npy), and starts.csv."""
+    """Write best.csv, which infer takes as --params, and starts.csv; best_latents.npy is for --latents."""
     best = unknowns.physical(found.x)
+    if unknowns.are_latents:
+        save_array(out / "best_latents.npy", best[None].float().numpy())
     header = ",".join(unknowns.names)
     write_text(out / "best.csv", header + "\n" + ",".join(f"{v:.9g}" for v in best.tolist()) + "\n")
     names = ["start", "objective", *(f"{n}_start" for n in unknowns.names), *unknowns.names]
@@ -367,7 +370,7 @@ def invert_held_out(
     rows = split.test[: config.num_test]
     if not len(rows):
         raise UserError("--num_test: the split has no test samples; use --target_row")
-    has_params = len(unknowns.names) == len(model.config["param_names"]) and data.params is not None
+    has_params = not unknowns.are_latents and data.params is not None
     samples = []
     for row in rows:
         truth = torch.from_numpy(data.trajectory(int(row)))

@@ -6,6 +6,7 @@ standardised: x = 0 is the training's mean, x = 1 one standard deviation away fr
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ class Unknowns:
         low, high: box of x, [d].
         known: values of the training rows, standardised, [n, d].
         coefficients: physical values [B, d] -> coefficients [B, r_s, T].
+        are_latents: latents are sought, not parameters.
     """
 
     names: tuple[str, ...]
@@ -42,6 +44,7 @@ class Unknowns:
     high: Tensor
     known: Tensor
     coefficients: Callable[[Tensor], Tensor]
+    are_latents: bool = False
 
     def physical(self, x: Tensor) -> Tensor:
         """Return values [.., d] of standardised x."""
@@ -95,7 +98,8 @@ def latent_unknowns(model: Model, latents: np.ndarray) -> Unknowns:
     known = torch.from_numpy(latents).double()
     names = tuple(f"latent{k}" for k in range(known.shape[1]))
     decode = model.decode
-    return make_unknowns(known, names, lambda z: decode(z.float().to(model.device)), reach=LATENT_REACH)
+    found = make_unknowns(known, names, lambda z: decode(z.float().to(model.device)), reach=LATENT_REACH)
+    return dataclasses.replace(found, are_latents=True)
 
 
 Readout = Callable[[Tensor], Tensor]  # coefficients [B, r_s, T] -> weighted residuals [B, m]

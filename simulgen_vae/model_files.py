@@ -21,6 +21,7 @@ from simulgen_vae.basis import Basis
 from simulgen_vae.conditioner import Conditioner, build_conditioner
 from simulgen_vae.model import HierarchicalVae, build_vae
 from simulgen_vae.pairs import build_predictor
+from simulgen_vae.paths import nearest
 from simulgen_vae.predictor import Predictor
 from simulgen_vae.progress import CONDITIONER, VAE, Weights, part_of
 from simulgen_vae.split import PARTS, Split
@@ -129,9 +130,10 @@ def find_model(path: str | Path) -> Path:
     for place in places:
         if place.is_file():
             return place
-    searched = ", ".join(map(str, places))
+    searched, near = ", ".join(map(str, places)), None if path.exists() else nearest(path)
     raise DataError(
-        f"{path}: no trained model; searched {searched}; train one with scripts/simulgen_vae/train.py"
+        f"{path}: no trained model; searched {searched}{f', the nearest is {near}' if near else ''}; train "
+        "one with scripts/simulgen_vae/train.py"
     )
 
 

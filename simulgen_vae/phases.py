@@ -36,6 +36,7 @@ from simulgen_vae.progress import (
     PHASES,
     VAE,
     Lengths,
+    Pace,
     Progress,
     Weights,
     part_of,
@@ -48,7 +49,14 @@ from simulgen_vae.scoring import (
     prediction_errors,
     reconstruction_errors,
 )
-from simulgen_vae.training_data import ConditionerRows, JointRows, TrainingData, VaeRows, collate
+from simulgen_vae.training_data import (
+    ConditionerRows,
+    JointRows,
+    TrainingData,
+    VaeRows,
+    collate,
+    default_workers,
+)
 from simulgen_vae.updaters import UpdateContext, phase_updaters
 
 PACKAGE = "simulgen_vae"
@@ -111,6 +119,7 @@ class SurrogateTask(Task):
         self.phase = ""
         self.updates: dict[str, Updater] = {}
         self.progress = {name: Progress() for name in PHASES}
+        self.pace = Pace(guard.device)
         self._pending: dict[str, Any] = {}
         if compiled:
             self.vae.encoder.compile(mode=config.compile_mode)
@@ -202,7 +211,7 @@ class SurrogateTask(Task):
         loader: DataLoader[Any] = train_loader(
             rows,
             sampler,
-            num_workers=num_workers,
+            num_workers=num_workers or default_workers(self.data),
             collate=collate,
             pin_memory=devices.is_cuda(self.guard.device) and self.data.fetch([0]).device.type == "cpu",
         )
@@ -231,6 +240,7 @@ class SurrogateTask(Task):
             joint.module.train()
             found = joint.step(joint.module, {**batch, "z": z, "h": h})
             values |= {f"joint_{name}": value for name, value in found.items()}
+        extra |= self.pace.step(len(batch["weight"] if "weight" in batch else batch["z"]))
         progress.done += 1
         if progress.done == self.lengths[self.phase].steps:
             self.compete()
@@ -252,7 +262,9 @@ class SurrogateTask(Task):
 
     def evaluate(self) -> dict[str, float]:
         """Score the current averaged weights on the validation rows, and keep them when they are best."""
-        return self.compete()
+        scores = self.compete()
+        self.pace.pause()
+        return scores
 
     @torch.no_grad()
     def compete(self) -> dict[str, float]:

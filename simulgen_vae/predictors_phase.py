@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import torch
 
 from common.log import get_logger
 from simulgen_vae.conditioner import Conditioner
@@ -11,13 +14,14 @@ from simulgen_vae.config import TrainConfig
 from simulgen_vae.model import HierarchicalVae
 from simulgen_vae.predictor import TrainingSet
 from simulgen_vae.refit import RefitOptions, fit_conditioner
-from simulgen_vae.uncertainty import Calibration, calibrate, held_out_residual_std, held_out_scores
+from simulgen_vae.uncertainty import Calibration, Truth, calibrate, held_out_residual_std, held_out_scores
 
 if TYPE_CHECKING:
     from simulgen_vae.contest import Contender, Contest
 
 ONLY = {"net": "vae_net", "gp": "gp2", "direct": "direct", "field_net": "field_net", "auto": "vae_net"}
 FOLDS_AND_ONE = 6  # trainings of the conditioner that share --max_cpu_s
+Fields = Callable[[int], torch.Tensor]  # number of a sample in the data set -> its field [T, M, V]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +41,7 @@ def hold_contest(
     calibration: TrainingSet,
     seed: int,
     *,
+    fields: Fields | None = None,
     set_apart: bool = False,
 ) -> Outcome:
     """Fit the predictors that `config` asks for, let them compete, and calibrate the winner.
@@ -49,22 +54,33 @@ def hold_contest(
         validation: samples that choose, where there are many.
         calibration: samples for the error bars.
         seed: of the draws.
+        fields: the true fields; None = decoded coefficients, which leave out what the basis does not hold.
         set_apart: `calibration` was kept for that alone; else, being few, what the contest held out joins it.
     """
     from simulgen_vae.contest import run_contest
 
     contenders = contenders_of(config, vae, conditioner, train)
     contest = run_contest(contenders, train, validation)
-    residual = held_out_residual_std(train.basis, contest.held_out, contest.rows)
+    truth = truth_of(contest.rows, fields)
+    residual = held_out_residual_std(train.basis, contest.held_out, contest.rows, truth)
     scores: list[float] = []
     if not set_apart and not contest.by_validation:
-        scores = held_out_scores(train.basis, contest, residual, config.coverage, seed).tolist()
+        scores = held_out_scores(train.basis, contest, residual, config.coverage, truth, seed=seed).tolist()
+    own = truth_of(calibration, fields)
     bars = calibrate(
-        contest.winner, calibration, None, residual, config.coverage, more_scores=scores, seed=seed
+        contest.winner, calibration, own, residual, config.coverage, more_scores=scores, seed=seed
     )
     if bars.reason:
         get_logger().warning("warning: no calibrated error bars: %s", bars.reason)
     return Outcome(contest, bars)
+
+
+def truth_of(rows: TrainingSet, fields: Fields | None) -> Truth | None:
+    """Return what gives the true field of the i-th of some rows; None without fields."""
+    numbers = rows.rows
+    if fields is None or numbers is None:
+        return None
+    return lambda i: fields(int(numbers[i]))
 
 
 def contenders_of(

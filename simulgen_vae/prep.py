@@ -18,9 +18,10 @@ from simulgen_vae.basis import Basis, fit_basis
 from simulgen_vae.canonical import About, write_canonical
 from simulgen_vae.config_data import PrepDataConfig
 from simulgen_vae.field_data import FieldData
-from simulgen_vae.fields import existing, open_fields
+from simulgen_vae.fields import open_fields
 from simulgen_vae.hdf5_input import DAMAGE, find_item, open_h5
 from simulgen_vae.normalize import FieldStatistics
+from simulgen_vae.paths import existing
 from simulgen_vae.split import Split, make_split
 from simulgen_vae.uncertainty import keep_for_calibration
 

@@ -30,6 +30,7 @@ from simulgen_vae.fields import open_fields
 from simulgen_vae.front_end import FrontEnd
 from simulgen_vae.linear_start import streamed_pod
 from simulgen_vae.model import Start
+from simulgen_vae.paths import existing_file
 from simulgen_vae.predictor import TrainingSet
 from simulgen_vae.prep import request_of, stored_basis
 from simulgen_vae.progress import part_of
@@ -101,9 +102,7 @@ def split_of(config: TrainConfig, data: FieldData, seed: int) -> Split:
     """Return the split of `data` that `config` asks for."""
     group = None
     if config.group:
-        path = Path(config.group)
-        if not path.is_file():
-            raise UserError(f"--group {path}: no such file, expected one group a sample; check the path")
+        path = existing_file(config.group, "--group", "one group a sample")
         values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else read_table(path).values
         group = np.asarray(values).reshape(len(values), -1)[:, 0]
         if len(group) != data.num_samples:
@@ -191,6 +190,7 @@ def prepare(
         norm2=torch.cat(norms),
         relative=config.sample_weighting == "relative",
         extra={"provenance": provenance_of(config, data, split), "fields": data},
+        in_memory=c is not None,
     )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
+from common import device as devices
 from common import distributed
 from common.checkpoint import plain_weights
 from common.errors import UserError
@@ -15,6 +18,7 @@ from common.sampling import steps_of
 
 VAE, CONDITIONER, END_TO_END = "vae", "conditioner", "end_to_end"
 PHASES = (VAE, CONDITIONER, END_TO_END)
+PACE_STEPS = 10
 Weights = dict[str, torch.Tensor]
 
 
@@ -35,6 +39,33 @@ class Progress:
         self.stale = 0 if better else self.stale + 1
         self.stopped = self.stopped or bool(patience and self.stale >= patience)
         return better
+
+
+class Pace:
+    """How fast a training goes and what memory it takes, as of its latest steps.
+
+    Args:
+        device: of the training.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        # An accelerator works behind the host's back: only several steps together tell its speed.
+        self._ends: deque[tuple[float, int]] = deque(maxlen=PACE_STEPS + 1)
+
+    def step(self, samples: int) -> dict[str, float]:
+        """Take note of the end of a step of `samples` a process; return samples a second and peak memory."""
+        self._ends.append((time.perf_counter(), samples))
+        found = {"peak_memory_gib": devices.peak_memory_bytes(self.device) / 2**30}
+        seconds = self._ends[-1][0] - self._ends[0][0]
+        if seconds > 0:
+            done = sum(count for _, count in list(self._ends)[1:]) * distributed.world_size()
+            found["samples_per_s"] = done / seconds
+        return found
+
+    def pause(self) -> None:
+        """Forget the steps so far: what comes now is no training."""
+        self._ends.clear()
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from common.arrays import open_npz
 from common.errors import DataError, UserError
 from simulgen_vae.arrays import open_npy
 from simulgen_vae.canonical import open_canonical
-from simulgen_vae.fields import existing
 from simulgen_vae.images import read_image, threshold
 from simulgen_vae.model_files import Surrogate
 from simulgen_vae.natural import natural_key
+from simulgen_vae.paths import existing
 from simulgen_vae.predictor import Inputs, pictures
 from simulgen_vae.tables import Table, read_table
 

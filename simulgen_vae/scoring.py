@@ -10,7 +10,9 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from common import device as devices
+from common.metrics import relative_l2
 from simulgen_vae.conditioner import Conditioner
+from simulgen_vae.field_data import FieldData
 from simulgen_vae.model import HierarchicalVae
 from simulgen_vae.training_data import TrainingData
 
@@ -34,6 +36,19 @@ def reconstruction_errors(
     """Return the relative L2 error of each row's field at its posterior mean, [rows] float64."""
     found = [data.front_end.relative_l2(vae.reconstruct(c), c) for _, c in chunks(data, rows, device)]
     return torch.cat(found)
+
+
+@torch.no_grad()
+def field_errors(data: TrainingData, fields: FieldData, vae: HierarchicalVae) -> torch.Tensor:
+    """Return the relative L2 error of each sample's true field at its posterior mean, [N] float64; CPU only.
+
+    Unlike `reconstruction_errors` it counts what the basis leaves out, and so reads every trajectory.
+    """
+    basis, errors = data.front_end.basis, []
+    for part, c in chunks(data, range(fields.num_samples), torch.device("cpu")):
+        for row, found in zip(part, vae.reconstruct(c), strict=True):
+            errors.append(relative_l2(basis.decode(found).numpy(), fields.trajectory(row)))
+    return torch.tensor(errors, dtype=torch.float64)
 
 
 @torch.no_grad()

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import DataError, UserError
+from common.errors import DataError
 from common.files import read_json, write_json
 from common.noise import numpy_stream
 from simulgen_vae.field_data import FieldData
+from simulgen_vae.paths import existing_file
 
 PARTS = ("train", "validation", "test")
 MIN_TRAIN, MIN_VALIDATION = 8, 2
@@ -123,8 +124,7 @@ def read_split(path: str | Path, sample_id: Sequence[str]) -> Split:
         UserError: there is no such file.
         DataError: it is no split of these samples.
     """
-    if not Path(path).is_file():
-        raise UserError(f"--split_file {path}: no such file; check the path")
+    existing_file(path, "--split_file", "a JSON file with the lists of each part")
     document = read_json(path, f"expected lists {', '.join(PARTS)}")
     if not isinstance(document, dict) or not all(isinstance(document.get(k), list) for k in PARTS):
         raise DataError(f"{path}: expected an object with the lists {', '.join(PARTS)}")

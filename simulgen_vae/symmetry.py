@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from common.arrays import open_npz
-from common.errors import DataError, UserError
+from common.errors import DataError
+from simulgen_vae.paths import existing_file
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 KEYS = ("node_permutation", "field_signs", "param_matrix", "param_offset", "flip_image")
@@ -136,9 +137,7 @@ def read_symmetry(path: str | Path) -> Symmetry:
         UserError: there is no such file.
         DataError: it is no npz file, or what it holds is no symmetry.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"--symmetry {path}: no such file, expected auto, none or an npz file")
+    path = existing_file(path, "--symmetry", "auto, none or an npz file")
     with open_npz(path, f"expected an npz file with {KEYS}") as archive:
         arrays = {name: archive[name] for name in archive.files if name in KEYS}
     return Symmetry.from_arrays(arrays, str(path))

@@ -55,7 +55,7 @@ from simulgen_vae.preparation import (
     start_of,
 )
 from simulgen_vae.progress import CONDITIONER, END_TO_END, PHASES, VAE, lengths_of
-from simulgen_vae.scoring import posterior_means, reconstruction_errors
+from simulgen_vae.scoring import field_errors, posterior_means
 from simulgen_vae.split import Split, write_split
 from simulgen_vae.training_data import TrainingData
 from simulgen_vae.uncertainty import keep_for_calibration
@@ -287,7 +287,7 @@ def _finish(task: SurrogateTask, inputs: Inputs, options: TrainOptions) -> None:
     outcome = _contest(task, inputs, options) if has_inputs else None
     rows = range(data.num_samples)
     write_latents(folder, *posterior_means(training, rows, task.vae, cpu))
-    errors = reconstruction_errors(training, rows, task.vae, cpu)
+    errors = field_errors(training, data, task.vae)
     write_losses(options.out / LOSS_FILE, data.sample_id, inputs.split.codes(data.num_samples), errors)
     write_split(folder / "split.json", inputs.split, data.sample_id)
     write_surrogate(folder, _surrogate(task, inputs, outcome))
@@ -329,7 +329,15 @@ def _contest(task: SurrogateTask, inputs: Inputs, options: TrainOptions) -> Outc
     )
     apart = len(inputs.calibration) > 0
     return hold_contest(
-        inputs.config, task.vae, task.conditioner, train, validation, bars, seed, set_apart=apart
+        inputs.config,
+        task.vae,
+        task.conditioner,
+        train,
+        validation,
+        bars,
+        seed,
+        fields=lambda row: torch.from_numpy(inputs.data.trajectory(row)),
+        set_apart=apart,
     )
 
 

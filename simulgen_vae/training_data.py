@@ -6,6 +6,8 @@ is declared. C channels, T frames, n latents.
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, default_collate
 
+from common import distributed
 from common.noise import gaussian, numpy_stream
 from common.sampling import Draw
 from simulgen_vae.front_end import FrontEnd
@@ -22,6 +25,9 @@ from simulgen_vae.losses import relative_weights
 from simulgen_vae.objectives import HostArray
 from simulgen_vae.predictor import pictures
 from simulgen_vae.split import Split
+
+FEW_SAMPLES = 1000  # below, starting loader processes costs more than they save
+MAX_WORKERS = 6
 
 
 @dataclass(eq=False)
@@ -40,6 +46,7 @@ class TrainingData:
         norm2: |u|^2 of each row, [R] float64.
         relative: weigh samples by their norm.
         extra: what belongs to the data and travels along (basis, symmetry, ids, ...).
+        in_memory: `fetch` reads no file.
     """
 
     fetch: Callable[[Sequence[int]], torch.Tensor]
@@ -53,6 +60,7 @@ class TrainingData:
     norm2: torch.Tensor
     relative: bool = True
     extra: dict[str, Any] = field(default_factory=dict)
+    in_memory: bool = True
 
     def __post_init__(self) -> None:
         """Set the weights: 1 on average over the training rows."""
@@ -74,6 +82,17 @@ class TrainingData:
         if image is not None:
             found["image"] = image
         return found
+
+
+def default_workers(data: TrainingData) -> int:
+    """Return the loader processes that pay: none where rows lie in memory or are few, else up to 6.
+
+    Rows come from functions, which only forked processes share.
+    """
+    if data.in_memory or data.num_samples < FEW_SAMPLES or multiprocessing.get_start_method() != "fork":
+        return 0
+    cores = os.cpu_count() or 1
+    return max(1, min(MAX_WORKERS, cores // distributed.world_size()))
 
 
 class VaeRows(Dataset[dict[str, Any]]):

@@ -106,16 +106,22 @@ def _spread(basis: Basis, draws: torch.Tensor) -> torch.Tensor:
 
 
 def held_out_scores(
-    basis: Basis, contest: Contest, residual: torch.Tensor, coverage: float, seed: int = 0
+    basis: Basis,
+    contest: Contest,
+    residual: torch.Tensor,
+    coverage: float,
+    truth: Truth | None = None,
+    *,
+    seed: int = 0,
 ) -> torch.Tensor:
     """Return the score of every row of a contest, predicted by one who had not seen it, [n].
 
     Cross-conformal prediction (Vovk 2015; Barber et al. 2021, jackknife+): each training row serves once. Its
-    own residual is taken out of the `residual` that scales it.
+    own residual is taken out of the `residual` that scales it. `truth` as in `calibrate`.
     """
     rows, scores = contest.rows, []
     for i, found in enumerate(contest.held_out):
-        error = basis.decode(found) - basis.decode(rows.c[i])
+        error = basis.decode(found) - _true_field(rows, i, truth)
         rest = without_own(residual, error, len(contest.held_out))
         with torch.no_grad():
             own = _spread(basis, found + contest.spread(i, NUM_DRAWS, seed))

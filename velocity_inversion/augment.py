@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.interpolate import CubicSpline
 
 from common.noise import numpy_stream
 from velocity_inversion.simulate import ricker
@@ -22,6 +23,7 @@ MAX_MASK_HZ = 3.0
 MAX_PHASE_DEG = 10.0
 PEAK_RANGE_HZ = (13.5, 16.5)
 WATER_LEVEL = 0.05
+SCALE_RANGE = (0.95, 1.05)
 
 
 def flip(sample: Mapping[str, Any], x_max_m: float) -> Sample:
@@ -86,6 +88,37 @@ def augment(
     out["gathers"] = torch.from_numpy(gathers.astype(np.float32))
     out["live"] = torch.from_numpy(live)
     return out
+
+
+def scale_velocity(sample: Mapping[str, Any], dt_s: float, bounds: tuple[float, float], a: float) -> Sample:
+    """Return the sample with velocities a v and gathers d(a t): the wave equation holds for a v and t / a.
+
+    The wavelet becomes shorter or longer with it. A sample whose velocities would leave the bounds comes back
+    as it is; beyond the end of the record nothing is known, and zero stands there.
+
+    Args:
+        sample: with truth.
+        dt_s: interval of its gathers.
+        bounds: lowest and highest velocity, km/s.
+        a: factor.
+    """
+    out = dict(sample)
+    vp = a * sample["vp"]
+    if float(vp.min()) < bounds[0] or float(vp.max()) > bounds[1]:
+        return out
+    gathers = sample["gathers"].numpy().astype(np.float64)
+    time_s = dt_s * np.arange(gathers.shape[-2])
+    wanted = a * time_s
+    scaled = CubicSpline(time_s, gathers, axis=-2)(np.minimum(wanted, time_s[-1]))
+    scaled *= (wanted <= time_s[-1])[:, None]
+    out["vp"], out["gathers"] = vp, torch.from_numpy(scaled.astype(np.float32))
+    return out
+
+
+def draw_scaling(seed: int, position: int, probability: float) -> float | None:
+    """Return the factor of `scale_velocity` for the sample at a position, None where it stays as it is."""
+    rng = numpy_stream(seed, "augment scaling", position)
+    return float(rng.uniform(*SCALE_RANGE)) if rng.random() < probability else None
 
 
 def _spectrum(gathers: np.ndarray) -> np.ndarray:

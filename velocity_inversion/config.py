@@ -10,6 +10,8 @@ from common.cli import option
 STAGES = ("network", "diffusion", "all")
 VARIANTS = ("base", "wide", "deep", "inversionnet")
 MODELS = ("ensemble", "inversionnet")
+LEARNING_RATES = {"muon": 4e-3, "adamw": 2e-3}
+OPTIMIZERS = ("auto", *LEARNING_RATES)
 _DIFFUSION = ("diffusion_steps", "diffusion_width")
 
 
@@ -34,7 +36,14 @@ class TrainConfig:
     diffusion_lr: float = option(2e-4, "its learning rate")
     diffusion_width: int = option(32, "channels of its first level")
     batch_size: int = option(8, "samples a process and step")
-    learning_rate: float = option(2e-3, "largest learning rate", aliases=("lr",))
+    optimizer: str = option(
+        "auto",
+        "adamw; muon: orthogonal updates of matrices; auto: muon, but not InversionNet",
+        choices=OPTIMIZERS,
+    )
+    learning_rate: float = option(
+        0.0, "largest learning rate; 0 = 4e-3 with muon, 2e-3 with adamw", aliases=("lr",)
+    )
     accumulate: int = option(1, "pieces that a batch is cut into, to save memory")
     num_epochs: int = option(100, "passes over the training data, a member")
     max_steps: int = option(0, "optimizer steps a member; 0 = by epochs")
@@ -72,6 +81,10 @@ class TrainConfig:
     ema_decay: float = option(0.999, "averaged weights, which are the ones evaluated and kept; 0 = off")
     augment: bool = option(True, "flip with probability 0.5, and the changes below")
     augment_probability: float = option(0.3, "of each change of time, frequency and amplitude")
+    augment_scaling: bool = option(
+        False,
+        "also multiply velocities by 0.95 to 1.05 and divide times by it; needs --physics_every 0",
+    )
     family_balanced: bool = option(True, "draw families equally often")
     cache_data: bool = option(True, "keep decimated gathers in a cache")
     cache_dir: Path = option(Path(".cache/velocity_inversion"), "where")
@@ -109,8 +122,17 @@ class TrainConfig:
             raise ValueError("--diffusion_lr, --diffusion_width: expected more than 0, and a multiple of 8")
         if self.stage != "network" and self.model == "inversionnet":
             raise ValueError(f"--stage {self.stage}: follows the ensemble, not --model inversionnet")
+        if self.augment_scaling and self.physics_every:
+            raise ValueError("--augment_scaling: gathers no longer fit the wavelet; add --physics_every 0")
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"--val_fraction {self.val_fraction}: expected between 0 and 1")
+
+    def rule(self) -> tuple[str, float]:
+        """Return the optimizer's name and its largest learning rate."""
+        name = self.optimizer
+        if name == "auto":
+            name = "adamw" if self.model == "inversionnet" else "muon"
+        return name, self.learning_rate or LEARNING_RATES[name]
 
     def variant(self, member: int) -> TrainConfig:
         """Return the configuration of one member: the base one, wider, deeper, or the baseline network."""
@@ -151,6 +173,7 @@ def modal() -> TrainConfig:
         num_heads=8,
         num_layers=12,
         batch_size=4,
+        optimizer="adamw",
         learning_rate=1e-4,
         num_epochs=50,
         num_models=3,
@@ -160,7 +183,9 @@ def modal() -> TrainConfig:
 
 def paper() -> TrainConfig:
     """Return the large training: twelve layers of width 512."""
-    return TrainConfig(embed_dim=512, num_heads=8, num_layers=12, dropout=0.1, learning_rate=1e-4)
+    return TrainConfig(
+        embed_dim=512, num_heads=8, num_layers=12, dropout=0.1, optimizer="adamw", learning_rate=1e-4
+    )
 
 
 TRAIN_PRESETS = {

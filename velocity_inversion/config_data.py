@@ -23,7 +23,7 @@ class DataConfig:
     )
     mix_from: str = option("", "data set whose sections the family mix blends in")
     grid_m: float = option(
-        0.0, "cell of the simulation; 0 = 10 (openfwi), 5 (challenge; 1 on a GPU)", unit="m"
+        0.0, "cell of the simulation; 0 = 10 (openfwi), 5 (challenge); 1 is --native_grid", unit="m"
     )
     native_grid: bool = option(False, "simulate the challenge on its own 1 m cells (43 CPU s a sample)")
     num_shots: int = option(0, "shots; 0 = 5")

@@ -10,7 +10,7 @@ from velocity_inversion.refine import MISFITS, MODES
 
 REDUCTIONS = ("weighted", "mean", "median")
 BASELINES = ("mean", "depth_trend", "inversionnet")
-BENCHES = ("", "refine")
+BENCHES = ("", "refine", "overfit")
 EXPORT_FORMATS = ("safetensors", "onnx", "torch_export")
 
 
@@ -79,13 +79,20 @@ class EvaluateConfig:
     val_data_path: str = option("", "validation samples of --equal_time; none = a split of the training data")
     baselines: tuple[str, ...] = option(("mean", "depth_trend"), f"of {', '.join(BASELINES)}")
     equal_time: float = option(
-        0.0, "train ours and InversionNet from scratch for so long each, then compare; 0 = off", unit="CPU s"
+        0.0,
+        "train ours and InversionNet from scratch for so long each, then compare; 0 = off, 300 for --bench "
+        "overfit",
+        unit="CPU s",
     )
     diffusion_samples: int = option(
         0, "samples on which the diffusion stage is judged, with and without a well"
     )
     robustness: bool = option(False, "MAE under noise, dead traces, a lost shot, other wavelets and gains")
-    bench: str = option("", "measure one thing alone: refine (from smoothed truth)", choices=BENCHES)
+    bench: str = option(
+        "",
+        "measure one thing alone: refine (from smoothed truth) or overfit (eight samples by heart)",
+        choices=BENCHES,
+    )
     misfit_samples: int = option(4, "samples whose gathers every method has to explain")
     refine: int = option(0, "waveform iterations on some samples")
     refine_samples: int = option(10, "how many")

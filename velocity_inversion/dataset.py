@@ -21,7 +21,7 @@ from common.files import atomic_path, require_free_space, write_json
 from common.log import get_logger
 from common.noise import numpy_stream, torch_stream
 from common.sampling import Draw
-from velocity_inversion.augment import Sample, augment, flip
+from velocity_inversion.augment import Sample, augment, draw_scaling, flip, scale_velocity
 from velocity_inversion.preprocess import band_pass, decimate, net_interval
 from velocity_inversion.sources import Source, open_source
 
@@ -66,6 +66,7 @@ class ShotDataset(Dataset[Sample]):
         training: whether all-zero gathers are errors, and truth is required.
         flips: whether samples are flipped with probability 0.5.
         augment_probability: of each other change.
+        scaling: whether velocities and times are scaled together, with the same probability.
         family_balanced: draw families equally often.
         keeps_clean: whether samples carry "clean", their gathers before flip and augmentation, and whether
             they were "flipped": what a waveform misfit needs.
@@ -82,6 +83,7 @@ class ShotDataset(Dataset[Sample]):
         training: bool = False,
         flips: bool = False,
         augment_probability: float = 0.0,
+        scaling: bool = False,
         family_balanced: bool = False,
         keeps_clean: bool = False,
         seed: int = 0,
@@ -90,7 +92,7 @@ class ShotDataset(Dataset[Sample]):
         self.source, self.preprocessing = source, preprocessing
         self.rows = list(range(len(source))) if rows is None else list(rows)
         self.training, self.flips, self.seed = training, flips, seed
-        self.augment_probability = augment_probability
+        self.augment_probability, self.scaling = augment_probability, scaling
         if training and not source.has_truth:
             raise UserError("training data without velocities; expected model*.npy or vp_model.npy files")
         self._cache = _cached(source, preprocessing, cache_dir, training) if cache_dir else None
@@ -133,6 +135,9 @@ class ShotDataset(Dataset[Sample]):
         if self.augment_probability:
             interval = self.preprocessing.interval(survey)
             peak = survey.wavelet.peak_hz
+            a = draw_scaling(self.seed, place.position, self.augment_probability) if self.scaling else None
+            if a is not None:
+                sample = scale_velocity(sample, interval, survey.v_bounds_km_s, a)
             sample = augment(sample, interval, peak, self.augment_probability, self.seed, place.position)
         return sample
 

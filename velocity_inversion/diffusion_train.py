@@ -26,7 +26,7 @@ from common.task import Cadence, Phase, Result, Task
 from velocity_inversion.config import TrainConfig
 from velocity_inversion.denoiser import Denoiser
 from velocity_inversion.diffusion import CHANNELS, Conditions, denoise, loss_weight
-from velocity_inversion.ensemble import Ensemble, load_ensemble
+from velocity_inversion.ensemble import Ensemble, load_ensemble, require_survey
 from velocity_inversion.first_stage import CorrectionDataset, FirstStage, Flipped, first_stage, on_work_grid
 from velocity_inversion.member import PACKAGE
 from velocity_inversion.model import parameter_count, work_grid
@@ -156,10 +156,12 @@ def train_diffusion(
 
     Raises:
         UserError: there is no ensemble yet.
+        DataError: it was trained on another grid or other records.
     """
     if not model_path.exists():
         raise UserError(f"--model_path {model_path}: no such ensemble; train one with --stage network first")
     ensemble = load_ensemble(model_path)
+    require_survey(ensemble, data.survey, config.train_data_path)
     out = options.out / "diffusion"
     seed = options.seed + SEED_OFFSET
     train, valid, rms = corrections(ensemble, data, device, seed)

@@ -254,3 +254,31 @@ def equal_surveys(a: Survey, b: Survey) -> Sequence[str]:
         for name in ("model_shape_zx", "dx_m", "dz_m")
         if getattr(a, name) != getattr(b, name)
     ]
+
+
+def differences(a: Survey, b: Survey, prepare: Preprocessing) -> list[str]:
+    """Return in what two surveys differ for a network: the section's grid, the records that it sees."""
+    found = list(equal_surveys(a, b))
+    clocks = [f"{prepare.length(s)} samples of {1000 * prepare.interval(s):g} ms" for s in (a, b)]
+    if clocks[0] != clocks[1]:
+        found.append(f"records of {clocks[0]} and {clocks[1]}")
+    return found
+
+
+def require_survey(ensemble: Ensemble, survey: Survey, place: str | Path) -> None:
+    """Check that the ensemble can answer for gathers of a survey: the same section, the same clock.
+
+    Args:
+        ensemble: trained.
+        survey: of the data.
+        place: of the data, for the message.
+
+    Raises:
+        DataError: another grid, another record length or another interval at the network.
+    """
+    differ = differences(ensemble.survey, survey, ensemble.preprocessing)
+    if differ:
+        raise DataError(
+            f"{place}: the model {ensemble.path} and these data differ in {'; '.join(differ)}; "
+            "train on such data"
+        )

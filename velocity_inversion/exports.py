@@ -32,7 +32,10 @@ def write_segy(path: Path, vp: np.ndarray, survey: Survey) -> None:
 
 
 def write_hdf5(path: Path, folder: Path, ids: Sequence[str], survey: Survey, coverage: float) -> None:
-    """Gather the files of all samples into one HDF5 file; arrays keep the axes and unit of the data set."""
+    """Gather the files of all samples into one HDF5 file with the places of cells.
+
+    Arrays keep the axes and unit of the data set; both are attributes.
+    """
     import h5py
 
     names = ("vp_pred", "vp_std", f"vp_halfwidth_{round(100 * coverage)}")
@@ -40,11 +43,17 @@ def write_hdf5(path: Path, folder: Path, ids: Sequence[str], survey: Survey, cov
         file.attrs.update(
             unit=survey.velocity_unit, axes=survey.model_file_axes, dx_m=survey.dx_m, dz_m=survey.dz_m
         )
+        z, x = survey.model_shape_zx
+        for axis, count, cell in (("x_m", x, survey.dx_m), ("z_m", z, survey.dz_m)):
+            places = file.create_dataset(axis, data=np.arange(count) * cell)
+            places.attrs["unit"] = "m"
         for sample in ids:
             for name in names:
                 if (source := folder / sample / f"{name}.npy").exists():
                     values = np.load(source, allow_pickle=False)
-                    file.create_dataset(f"{sample}/{name}", data=values, fletcher32=True, chunks=True)
+                    made = file.create_dataset(f"{sample}/{name}", data=values, fletcher32=True, chunks=True)
+                    made.attrs["unit"] = survey.velocity_unit
+                    made.attrs["axes"] = [f"{axis}_m" for axis in survey.model_file_axes]
 
 
 def write_profiles(

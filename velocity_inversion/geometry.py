@@ -56,7 +56,8 @@ class Survey:
         model_file_axes: order of the axes in velocity files.
         velocity_unit: unit in velocity files.
         v_bounds_km_s: (lowest, highest) velocity.
-        boundary: what the top of the model is.
+        boundary: what the top of the model is; the pressure of a free surface is zero one cell above the
+            first row.
         source_files: file of each shot's gather ("folders" only).
         source_xz: [S][2] metres.
         receiver_xz: [S][R][2] metres.
@@ -100,6 +101,11 @@ class Survey:
         if not self.source_xz or len(self.receiver_xz) != len(self.source_xz):
             raise ValueError(
                 f"{len(self.source_xz)} sources, receivers of {len(self.receiver_xz)} shots; expected as many"
+            )
+        if self.layout == "folders" and len(set(self.source_files)) != len(self.source_xz):
+            raise ValueError(
+                f"{len(set(self.source_files))} gather files for {len(self.source_xz)} sources; expected a "
+                "file of its own for each"
             )
         self._require_on_the_model()
 

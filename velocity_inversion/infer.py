@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,14 @@ from velocity_inversion.after import Finisher, Prediction, draw_prediction, misf
 from velocity_inversion.arrays import from_km_s
 from velocity_inversion.config_tools import InferConfig
 from velocity_inversion.dataset import ShotDataset
-from velocity_inversion.ensemble import Ensemble, equal_surveys, load_ensemble
+from velocity_inversion.ensemble import Ensemble, load_ensemble, require_survey
 from velocity_inversion.exports import write_hdf5, write_profiles, write_segy
 from velocity_inversion.metrics import section_scores
 from velocity_inversion.predictions import Tta, predict_members
 from velocity_inversion.refiner import open_refiner, read_known
 from velocity_inversion.simulate import default_simulation
 from velocity_inversion.sources import Source, open_source
-from velocity_inversion.submission import check_archive, require_ids, write_archive
+from velocity_inversion.submission import require_ids, write_archive
 
 CHUNK_BYTES = 64 << 20  # predictions held at once
 
@@ -121,7 +121,7 @@ def infer(config: InferConfig, options: MachineOptions, out: Path) -> list[dict[
         ensemble = load(config.model_path)
         source = open_source(config.test_data_path)
         require_fit(ensemble, source, config)
-        require_ids(source.ids, config.expected_count)
+        require_ids(source.ids, config.expected_count, source.empty)
         mine = list(distributed.shard(len(source)))
         dataset = ShotDataset(source, ensemble.preprocessing, rows=mine)
         if options.dry_run:
@@ -135,6 +135,7 @@ def infer(config: InferConfig, options: MachineOptions, out: Path) -> list[dict[
             make_folder(folder / one.id)
             _write(folder / one.id, one, source, config)
             rows.append(_row(one, truth, ensemble))
+            get_logger().info(_said(rows[-1]))
             if drawn < config.figures and distributed.is_main():
                 draw_prediction(folder / "figures", one, truth, dataset, number, ensemble, config)
                 drawn += 1
@@ -149,21 +150,26 @@ def require_fit(ensemble: Ensemble, source: Source, config: InferConfig) -> None
     """Check that the ensemble can answer for these data.
 
     Raises:
-        DataError: other grids or bounds.
+        UserError: profiles are wanted outside the section.
+        DataError: other grids, records or bounds.
     """
-    differ = equal_surveys(ensemble.survey, source.survey)
-    if differ:
-        raise DataError(
-            f"{config.test_data_path}: model and data differ in {'; '.join(differ)}; train on such data"
-        )
+    require_survey(ensemble, source.survey, config.test_data_path)
+    outside = [x for x in config.profiles_x_m if not 0 <= x <= source.survey.x_max_m]
+    if outside:
+        raise UserError(f"--profiles_x_m {outside[0]:g}: expected 0 to {source.survey.x_max_m:g} m")
     low, high = ensemble.bounds
     if source.survey.v_bounds_km_s[0] < low or source.survey.v_bounds_km_s[1] > high:
         raise DataError(
             f"{config.test_data_path}: bounds {source.survey.v_bounds_km_s} km/s, "
             f"the model's are {low:g} to {high:g}"
         )
-    if config.post_process and ensemble.calibration.smoothing_gain < 0:
-        get_logger().warning("--post_process: smoothing raised the validation MAPE of this model")
+    if config.post_process:
+        gain = ensemble.calibration.smoothing_gain
+        said = f"--post_process: smoothing changed the validation MAPE of this model by {-gain:+.5f}"
+        if gain < 0:
+            get_logger().warning(f"{said}: sections are better without it")
+        else:
+            get_logger().info(said)
 
 
 def _write(folder: Path, one: Prediction, source: Source, config: InferConfig) -> None:
@@ -181,6 +187,17 @@ def _write(folder: Path, one: Prediction, source: Source, config: InferConfig) -
         write_segy(folder / "vp.sgy", one.vp, source.survey)
     if config.profiles_x_m:
         write_profiles(folder / "profiles.csv", one.vp, one.half_width, source.survey, config.profiles_x_m)
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    """Return the line that is printed of one sample: misfit, that before refinement, half-width, time."""
+    parts = [f"{row['id']}: {row['seconds']:.2f} s"]
+    if math.isfinite(row["misfit"]):
+        before = row["misfit_before_refine"]
+        since = f" ({before:.3f} before refinement)" if math.isfinite(before) else ""
+        parts.append(f"waveform misfit {row['misfit']:.3f}{since}")
+    parts.append(f"mean half-width {1000 * row['mean_half_width_km_s']:.0f} m/s, {row['uncertainty']}")
+    return ", ".join(parts)
 
 
 def _row(one: Prediction, truth: np.ndarray | None, ensemble: Ensemble) -> dict[str, Any]:
@@ -220,18 +237,27 @@ def _write_all(
     def stored(name: str) -> np.ndarray:
         return np.load(folder / name / "vp_pred.npy", allow_pickle=False)
 
+    unit = 1000.0 if source.survey.velocity_unit == "m/s" else 1.0
+    checked: dict[str, Any] = {
+        "shape": from_km_s(np.zeros(source.survey.model_shape_zx), source.survey).shape,
+        "bounds": (ensemble.bounds[0] * unit, ensemble.bounds[1] * unit),
+    }
     if source.survey.layout == "openfwi" or archive is None:
-        write_archive(folder / "predictions.npz", source.ids, stored)
+        write_archive(folder / "predictions.npz", source.ids, stored, **checked)
     wants = config.submission == "true" or (config.submission == "auto" and archive is not None)
     if wants:
         target = archive or folder / "submission.npz"
-        write_archive(target, source.ids, stored)
-        unit = 1000.0 if source.survey.velocity_unit == "m/s" else 1.0
-        shape = stored(source.ids[0]).shape
-        check_archive(target, source.ids, shape, (ensemble.bounds[0] * unit, ensemble.bounds[1] * unit))
-        get_logger().info(f"wrote {target}: {len(source.ids)} sections {shape}")
+        write_archive(target, source.ids, stored, **checked)
+        get_logger().info(f"wrote {target}: {len(source.ids)} sections {checked['shape']}")
     if config.hdf5:
         write_hdf5(folder / "predictions.h5", folder, source.ids, source.survey, config.coverage)
+    _summarise(folder / "summary.json", rows, source, ensemble, options)
+
+
+def _summarise(
+    path: Path, rows: list[dict[str, Any]], source: Source, ensemble: Ensemble, options: MachineOptions
+) -> None:
+    """Print and write means over all samples."""
     misfits = [row["misfit"] for row in rows if math.isfinite(row["misfit"])]
     summary: dict[str, Any] = {
         "run": describe_run("velocity_inversion", options.seed),
@@ -245,7 +271,7 @@ def _write_all(
         summary |= {
             name: float(np.mean([row[name] for row in rows])) for name in ("mape", "mae", "rmse", "ssim")
         }
-    write_json(folder / "summary.json", summary)
+    write_json(path, summary)
     shown = {k: v for k, v in summary.items() if isinstance(v, float)}
     get_logger().info(", ".join(f"{k} {v:.4g}" for k, v in shown.items()))
 

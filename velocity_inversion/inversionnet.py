@@ -14,9 +14,22 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from velocity_inversion.geometry import Survey
+
 GATHER = (1000, 70)
 SECTION = (70, 70)
 SHOTS = 5
+
+
+def resampling_notice(survey: Survey) -> str:
+    """Return what to tell a user whose data must be resampled to the network's shapes; "" for none."""
+    shots, receivers, (z, x) = survey.num_shots, survey.num_receivers, survey.model_shape_zx
+    if (shots, receivers, (z, x)) == (SHOTS, GATHER[1], SECTION):
+        return ""
+    return (
+        f"InversionNet is made for {SHOTS} shots, {GATHER[1]} receivers, {SECTION[0]} x {SECTION[1]} cells; "
+        f"{shots} shots, {receivers} receivers and {z} x {x} cells are resampled to that and back"
+    )
 
 
 def _block(before: int, after: int, size: Any, stride: Any = 1, padding: Any = 0) -> nn.Sequential:

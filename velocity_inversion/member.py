@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from common import distributed
 from common.checkpoint import plain_tree, plain_weights
 from common.device import Precision
 from common.guard import Guard
+from common.muon import Muon
 from common.optim import Ema, Updater, adamw, warm_restarts, warmup_cosine
 from common.task import Task
 from velocity_inversion.config import TrainConfig
@@ -29,11 +31,13 @@ from velocity_inversion.inversionnet import InversionNet
 from velocity_inversion.metrics import section_scores
 from velocity_inversion.model import VelocityNet, with_channels
 from velocity_inversion.preprocess import NUM_OFFSETS, Amplitude, fit_amplitude
+from velocity_inversion.sections import draw_validation
 
 PACKAGE = "velocity_inversion"
 BETAS = (0.9, 0.98)
 STATISTICS_SAMPLES = 200
 VALID_BATCH = 8
+SHOWN = 4  # validation samples drawn at each evaluation
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Statistics:
 
 
 def fit_statistics(dataset: Dataset[Any], survey: Survey) -> Statistics:
-    """Fit the statistics on up to 200 training samples, spread evenly (all samples for the mean section)."""
+    """Fit the statistics on up to 200 training samples, spread evenly."""
     count = len(dataset)  # type: ignore[arg-type]
     chosen = torch.linspace(0, count - 1, min(count, STATISTICS_SAMPLES)).round().long().tolist()
     samples = [dataset[i] for i in chosen]
@@ -142,6 +146,7 @@ class MemberTask(Task):
         total_steps: of the schedule.
         steps_per_epoch: to count periods of warm restarts.
         compiled: whether to run the network through torch.compile.
+        figures_dir: where each evaluation draws the first validation samples; none = nowhere.
     """
 
     package = PACKAGE
@@ -158,8 +163,10 @@ class MemberTask(Task):
         steps_per_epoch: int,
         *,
         compiled: bool = False,
+        figures_dir: Path | None = None,
     ) -> None:
-        self.train_config = config
+        self.train_config, self.survey, self.figures_dir = config, survey, figures_dir
+        self.done = 0
         self.kind = "inversionnet" if config.model == "inversionnet" else "member"
         self.config = plain_tree(asdict(config))
         self.normalization = {"survey": survey.to_dict()}
@@ -170,7 +177,11 @@ class MemberTask(Task):
         self.member = member.to(guard.device)
         self.ema = Ema(self.member, config.ema_decay) if config.ema_decay else None
         trained = distributed.parallel(self.member)
-        optimizer = adamw(trained, config.learning_rate, config.weight_decay, BETAS)
+        name, rate = config.rule()
+        if name == "muon":
+            optimizer = Muon(trained, rate, config.weight_decay)
+        else:
+            optimizer = adamw(trained, rate, config.weight_decay, BETAS)
         warmup = round(config.warmup_fraction * total_steps)
         if config.schedule == "cosine":
             schedule = warmup_cosine(optimizer, warmup, total_steps, config.final_lr)
@@ -194,6 +205,7 @@ class MemberTask(Task):
     def step(self, batch: dict[str, Any], step: int) -> dict[str, torch.Tensor | float]:
         """Update once."""
         self.member.train()
+        self.done = step + 1
         every = self.train_config.physics_every
         start = self.train_config.physics_start * self.total_steps
         self._physics = bool(every) and step >= start and step % every == 0
@@ -216,7 +228,12 @@ class MemberTask(Task):
             batch = collate([self.valid[i] for i in mine[first : first + VALID_BATCH]])
             with self.update.precision.autocast():
                 found = member(devices.move(batch, self.guard.device))["vp"]
-            for p, g in zip(found.float().cpu().numpy(), batch["vp"].numpy(), strict=True):
+            sections, truths = found.float().cpu().numpy(), batch["vp"].numpy()
+            if not first and self.figures_dir is not None and distributed.is_main():
+                path = self.figures_dir / f"valid_step{self.done:06d}.png"
+                shown = slice(0, SHOWN)
+                draw_validation(path, sections[shown, 0], truths[shown, 0], self.survey, self.bounds)
+            for p, g in zip(sections, truths, strict=True):
                 scores = section_scores(p[0], g[0], self.bounds)
                 for name in names:
                     sums[name] += scores[name]

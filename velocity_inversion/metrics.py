@@ -56,6 +56,16 @@ def summary(rows: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
     return found
 
 
+def family_summaries(
+    rows: Sequence[Mapping[str, float]], families: Sequence[str]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return {family: `summary` of its samples}."""
+    return {
+        family: summary([r for r, f in zip(rows, families, strict=True) if f == family])
+        for family in sorted(set(families))
+    }
+
+
 def by_family(rows: Sequence[Mapping[str, float]], families: Sequence[str], name: str) -> dict[str, float]:
     """Return the mean of one measure for each family."""
     return {

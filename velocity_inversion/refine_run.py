@@ -22,7 +22,7 @@ from velocity_inversion.after import as_network
 from velocity_inversion.arrays import from_km_s, open_array, to_km_s
 from velocity_inversion.config_tools import RefineConfig
 from velocity_inversion.dataset import ShotDataset
-from velocity_inversion.ensemble import Ensemble, load_ensemble
+from velocity_inversion.ensemble import Ensemble, load_ensemble, require_survey
 from velocity_inversion.metrics import section_scores
 from velocity_inversion.refine import Refined, RefineSettings, observed_traces, refine
 from velocity_inversion.sections import draw_misfit, draw_refined
@@ -97,6 +97,8 @@ def refine_all(config: RefineConfig, options: MachineOptions, out: Path) -> list
         ids = source.ids[: config.max_samples] if config.max_samples else source.ids
         predictions = Predictions(Path(config.prediction_path), source, ids)
         ensemble = load_ensemble(config.model_path) if config.model_path else None
+        if ensemble is not None:
+            require_survey(ensemble, source.survey, config.test_data_path)
         simulation = default_simulation(source.survey, config.grid_m, on_gpu=devices.is_cuda(device))
         if options.dry_run:
             get_logger().info(f"{len(ids)} samples, cells of {simulation.grid_m:g} m, {settings_of(config)}")

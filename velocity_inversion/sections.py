@@ -122,6 +122,30 @@ def draw_refined(
     figures.save(figure, path)
 
 
+def draw_validation(
+    path: Path, predictions: np.ndarray, truths: np.ndarray, survey: Survey, bounds: tuple[float, float]
+) -> None:
+    """Draw validation samples of a training side by side, [N, Z, X] in km/s: truth above, prediction below.
+
+    Two panels in all, because a training draws often.
+    """
+    figure, axes = figures.new_figure(2, 1, panel=(2.0 * len(truths), 2.2))
+    for ax, title, sections in zip(axes[:, 0], ("truth", "prediction"), (truths, predictions), strict=True):
+        figures.section(
+            ax,
+            np.concatenate(list(sections), axis=-1),
+            title=f"{title}, {bounds[0]:g} (dark) to {bounds[1]:g} km/s",
+            x_label=f"x (m), {len(sections)} samples side by side",
+            z_label="depth (m)",
+            spacing=(survey.dz_m, survey.dx_m),
+            limits=bounds,
+        )
+        for number in range(1, len(sections)):
+            ax.axvline((number * sections.shape[-1] - 0.5) * survey.dx_m, color="white", linewidth=2)
+        ax.label_outer()
+    figures.save(figure, path, dpi=70)
+
+
 def draw_coverage(path: Path, nominal: Sequence[float], measured: Sequence[float]) -> None:
     """Draw the share of cells within the half-widths over the share that was asked for."""
     figure, axes = figures.new_figure(1, 1, panel=(3.6, 3.2))

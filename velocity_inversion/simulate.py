@@ -79,7 +79,8 @@ class Simulation:
         A coarse cell covers `factor` fine ones, so its centre lies (factor - 1) / 2 fine cells further in.
         """
         size = np.array([self.survey.dx_m, self.survey.dz_m])
-        index = (np.asarray(xz_m) / size - (self.factor - 1) / 2) / self.factor + self.margin
+        index = (np.asarray(xz_m) / size - (self.factor - 1) / 2) / self.factor
+        index = index + np.array([self.margin, self.top_margin])
         return np.where(np.abs(index - np.rint(index)) < 1e-6, np.rint(index), index)[..., ::-1].copy()
 
     @property
@@ -92,6 +93,11 @@ class Simulation:
         on_grid = np.abs(index - np.rint(index)).max() < 1e-6
         inside = (index >= 0).all() and (index <= np.array(self.shape[::-1]) - 1).all()
         return 0 if on_grid and inside else MARGIN
+
+    @property
+    def top_margin(self) -> int:
+        """Replicated cells above the model: none below a free surface, which must stay where it is."""
+        return 0 if self.survey.boundary == "free_surface" else self.margin
 
 
 def default_simulation(survey: Survey, grid_m: float = 0.0, *, on_gpu: bool = False) -> Simulation:
@@ -146,8 +152,8 @@ def simulate(
     chosen = list(shots) or list(range(survey.num_shots))
     if tuple(vp.shape[-2:]) != simulation.shape:
         vp = coarsen(vp, simulation.factor)
-    m = simulation.margin
-    v = functional.pad(vp[:, None] * 1000, (m, m, m, m), mode="replicate")[:, 0] if m else vp * 1000
+    m, top = simulation.margin, simulation.top_margin
+    v = functional.pad(vp[:, None] * 1000, (m, m, top, m), mode="replicate")[:, 0] if m else vp * 1000
     batch, count = len(vp), simulation.num_samples
     steps = count + (-count) % gradient_interval
     amplitude = _amplitude(wavelet, simulation, steps).to(v)
@@ -166,7 +172,7 @@ def simulate(
         receiver_locations=receivers.to(v.device, kind).repeat(batch, 1, 1),
         receiver_mask=live.to(v.device).repeat(batch, 1),
         accuracy=ACCURACY,
-        pml_width=PML_WIDTH if survey.boundary == "absorbing" else [0, PML_WIDTH, PML_WIDTH, PML_WIDTH],
+        **_boundary(survey),
         pml_freq=wavelet.peak_hz,
         # a fixed largest velocity keeps the number of internal steps the same for every model
         max_vel=survey.v_bounds_km_s[1] * 1000,
@@ -174,6 +180,13 @@ def simulate(
     )[-1]
     traces = out.reshape(batch, len(chosen), -1, steps)[..., :count].transpose(2, 3)
     return delayed(traces, wavelet.delay_samples * survey.dt_s / simulation.dt_s)
+
+
+def _boundary(survey: Survey) -> dict[str, Any]:
+    """Return what absorbs: all sides, or all but the top, whose exact image keeps the pressure at zero."""
+    if survey.boundary == "absorbing":
+        return {"pml_width": PML_WIDTH}
+    return {"pml_width": [0, PML_WIDTH, PML_WIDTH, PML_WIDTH], "boundary": ["free", "pml", "pml", "pml"]}
 
 
 def delayed(traces: torch.Tensor, samples: float) -> torch.Tensor:

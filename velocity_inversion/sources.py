@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -22,6 +23,15 @@ from velocity_inversion.geometry import FILE_NAME, Survey, challenge_survey, ope
 FAMILIES_FILE = "families.json"
 MODEL_FILE = "vp_model.npy"
 _NUMBER = re.compile(r"(\d+)(?=\D*$)")
+# names of OpenFWI's families, as folders and files carry them
+_FAMILY = re.compile(r"(?:(?:Flat|Curve)(?:Vel|Fault)|Style)[_-]?[AB](?![A-Za-z])", re.IGNORECASE)
+# where one family's arrays may lie: (gathers, sections), beside each other or in folders of their own
+_PATTERNS = (
+    ("data*.npy", "model*.npy"),
+    ("data/data*.npy", "model/model*.npy"),
+    ("seis*.npy", "vel*.npy"),
+)
+_PLAIN_FOLDERS = ("data", "model")
 
 
 class Source(ABC):
@@ -31,6 +41,7 @@ class Source(ABC):
     ids: list[str]
     families: list[str]
     has_truth: bool
+    empty: Sequence[str] = ()  # sample folders without any gather
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -59,7 +70,7 @@ class Source(ABC):
 
 
 class OpenFwiSource(Source):
-    """`data*.npy` [n, S, T, R] beside `model*.npy` [n, 1, Z, X].
+    """`data*.npy` [n, S, T, R] and `model*.npy` [n, 1, Z, X], or `seis*.npy` and `vel*.npy`.
 
     Args:
         root: folder of the files, of geometry.json and families.json.
@@ -85,11 +96,12 @@ class OpenFwiSource(Source):
             count = self._checked(path, models[file] if models else None)
             stem = path.stem.removeprefix("data").lstrip("_")
             if pairs is not None and path.parent != root:  # families in folders of their own share numbers
-                stem = f"{path.parent.name}_{stem}"
+                stem = f"{_folder_of(path)}_{stem}"
+            family = family_name(path)
             for row in range(count):
                 name = f"{stem}_{row:04d}".lstrip("_")
                 self.ids.append(name)
-                self.families.append(labels.get(name, path.parent.name))
+                self.families.append(labels.get(name, family))
                 self._places.append((file, row))
 
     def _checked(self, path: Path, model: Path | None) -> int:
@@ -132,8 +144,10 @@ class OpenFwiSource(Source):
 class FolderSource(Source):
     """One folder a sample: `receiver_data_src_*.npy` (T, R) and, in training data, `vp_model.npy`."""
 
-    def __init__(self, root: Path, folders: list[Path], survey: Survey | None = None) -> None:
-        self.root = root
+    def __init__(
+        self, root: Path, folders: list[Path], survey: Survey | None = None, empty: Sequence[str] = ()
+    ) -> None:
+        self.root, self.empty = root, empty
         given = next((p / FILE_NAME for p in (root, root.parent) if (p / FILE_NAME).exists()), None)
         self.survey = survey or (read_survey(given) if given else challenge_survey())
         self._folders = folders
@@ -183,13 +197,14 @@ def _numbered_pairs(root: Path) -> list[tuple[Path, Path | None]]:
     Raises:
         DataError: numbers without their partner.
     """
-    data = sorted(root.glob("data*.npy"), key=_by_number)
-    models = sorted(root.glob("model*.npy"), key=_by_number)
+    pattern = next((p for p in _PATTERNS if any(root.glob(p[0]))), _PATTERNS[0])
+    data, models = (sorted(root.glob(part), key=_by_number) for part in pattern)
     if models and [_number(p) for p in data] != [_number(p) for p in models]:
         odd = {_number(p) for p in data} ^ {_number(p) for p in models}
         raise DataError(
             f"{root}: {len(data)} data files and {len(models)} model files, numbers "
-            f"{', '.join(sorted(odd))} lack their partner; expected data<N>.npy beside model<N>.npy"
+            f"{', '.join(sorted(odd)) or 'in another order'} lack their partner; expected data<N>.npy beside "
+            "model<N>.npy"
         )
     return list(zip(data, models or [None] * len(data), strict=True))
 
@@ -232,30 +247,37 @@ def open_source(path: str | Path) -> Source:
         return OpenFwiSource(root.parent, pairs=read_pairs(root))
     if not root.is_dir():
         raise DataError(f"{root}: no such folder, expected one of data*.npy files or of sample folders")
-    if any(root.glob("data*.npy")):
+    if any(any(root.glob(pattern)) for pattern, _ in _PATTERNS):
         return OpenFwiSource(root)
     if any(root.glob("receiver_data_src_*.npy")):
         return FolderSource(root.parent, [root])
     folders = sorted((p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")), key=_by_number)
-    folders = [p for p in folders if any(p.glob("*.npy"))]
+    empty = [p.name for p in folders if not any(p.glob("*.npy"))]
+    folders = [p for p in folders if p.name not in empty]
     if not folders:
         raise DataError(
             f"{root}: no data*.npy and no sample folder with receiver_data_src_*.npy; run make_data.py or "
             "prep_data.py first"
         )
-    return FolderSource(root, folders)
+    return FolderSource(root, folders, empty=empty)
 
 
 def require_disjoint(train: Source, other: Source) -> None:
-    """Check that two data sets share no sample folder.
+    """Check that training and validation data share no file and, where samples are folders, no name.
 
     Raises:
         DataError: naming a shared one.
     """
+    wanted = "expected other samples; correct --train_data_path or --val_data_path"
     if isinstance(train, FolderSource) and isinstance(other, FolderSource):
         shared = sorted(set(train.ids) & set(other.ids))
-        if shared and train.root.resolve() == other.root.resolve():
-            raise DataError(f"{other.root / shared[0]}: the same sample in training and validation data")
+        if shared:
+            place = other.root / shared[0]
+            raise DataError(f"{place}: the same sample in training and validation data, {wanted}")
+    used = {path.resolve() for path in train.gather_files()}
+    for path in other.gather_files():
+        if path.resolve() in used:
+            raise DataError(f"{path}: the same file in training and validation data, {wanted}")
 
 
 def _family_labels(root: Path) -> dict[str, str]:
@@ -268,9 +290,21 @@ def _family_labels(root: Path) -> dict[str, str]:
         raise DataError(f"{path}: {error}, expected a JSON object of sample name: family") from error
 
 
+def family_name(path: Path) -> str:
+    """Return the family that a file's or folder's name tells (FlatVel_A .. Style_B), else its folder's."""
+    for part in (path.stem, _folder_of(path)):
+        if found := _FAMILY.search(part):
+            return found.group(0).replace("-", "_")
+    return _folder_of(path)
+
+
+def _folder_of(path: Path) -> str:
+    """Return the name of the folder around a file, above the folders that only sort arrays by kind."""
+    return next((p.name for p in path.parents if p.name not in _PLAIN_FOLDERS), "")
+
+
 def _number(path: Path) -> str:
-    found = _NUMBER.search(path.stem)
-    return found.group(1) if found else path.stem
+    return "_".join(re.findall(r"\d+", path.stem)) or path.stem
 
 
 def _by_number(path: Path) -> tuple[int, str]:

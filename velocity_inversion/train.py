@@ -27,8 +27,9 @@ from common.task import Cadence, Phase, Result
 from velocity_inversion.config import TrainConfig
 from velocity_inversion.dataset import ShotDataset, collate, split_rows
 from velocity_inversion.diffusion_train import train_diffusion
-from velocity_inversion.ensemble import Calibration, Ensemble, fit_weights, save_ensemble
+from velocity_inversion.ensemble import Calibration, Ensemble, differences, fit_weights, save_ensemble
 from velocity_inversion.geometry import Survey
+from velocity_inversion.inversionnet import resampling_notice
 from velocity_inversion.member import (
     Member,
     MemberTask,
@@ -39,7 +40,7 @@ from velocity_inversion.member import (
 )
 from velocity_inversion.model import parameter_count
 from velocity_inversion.predictions import calibrate, predict_members
-from velocity_inversion.sources import open_source, require_disjoint
+from velocity_inversion.sources import Source, open_source, require_disjoint
 
 MODEL_FILE = Path("models/best_ensemble_model.pth")
 SPLIT_FILE = "split.json"
@@ -58,8 +59,8 @@ class Data:
     statistics: Statistics
 
 
-def open_data(config: TrainConfig, seed: int, out: Path, *, resumed: bool, store: bool = True) -> Data:
-    """Open and check the data; the split is stored in split.json and read back on resume.
+def open_sources(config: TrainConfig) -> tuple[Source, Source]:
+    """Open and check training and validation data; without --val_data_path both are the same.
 
     Raises:
         DataError: missing, broken or mismatching data.
@@ -70,12 +71,27 @@ def open_data(config: TrainConfig, seed: int, out: Path, *, resumed: bool, store
         raise DataError(f"{config.val_data_path}: validation data without velocities")
     if other is not source:
         require_disjoint(source, other)
+        if differ := differences(source.survey, other.survey, preprocessing_of(config)):
+            raise DataError(
+                f"{config.val_data_path}: differs from {config.train_data_path} in {'; '.join(differ)}; "
+                "validate on such data as are trained on"
+            )
     low, high = source.survey.v_bounds_km_s
     if low < config.v_min or high > config.v_max:
         raise DataError(
             f"{config.train_data_path}: velocities of {low:g} to {high:g} km/s, the network is bounded to "
             f"{config.v_min:g} to {config.v_max:g}; widen --v_min --v_max"
         )
+    return source, other
+
+
+def open_data(config: TrainConfig, seed: int, out: Path, *, resumed: bool, store: bool = True) -> Data:
+    """Open and check the data; the split is stored in split.json and read back on resume.
+
+    Raises:
+        DataError: missing, broken or mismatching data.
+    """
+    source, other = open_sources(config)
     if other is source:
         train_rows, valid_rows = split_rows(source, config.val_fraction, seed)
     else:
@@ -99,6 +115,7 @@ def open_data(config: TrainConfig, seed: int, out: Path, *, resumed: bool, store
         training=True,
         flips=config.augment,
         augment_probability=config.augment_probability if config.augment else 0.0,
+        scaling=config.augment_scaling,
         family_balanced=config.family_balanced,
         keeps_clean=config.physics_every > 0,
         seed=seed,
@@ -170,17 +187,16 @@ def _train_network(
     """Train the members that are wanted and, where all are, write the ensemble."""
     result = None
     count = 1 if config.model == "inversionnet" else config.num_models
-    if True:
-        for k in range(count) if config.member < 0 and not config.assemble else [config.member]:
-            if k >= 0 and not config.assemble:
-                result = train_member(k, config, options, origins, data, device)
-                if result.state != "finished":
-                    return result
-        if config.member < 0 or config.assemble:
-            with distributed.shared_errors():
-                if distributed.is_main():
-                    assemble(config, options, data, device)
-            distributed.barrier()
+    wanted = range(count) if config.member < 0 else [config.member]
+    for k in [] if config.assemble else wanted:
+        result = train_member(k, config, options, origins, data, device)
+        if result.state != "finished":
+            return result
+    if config.member < 0 or config.assemble:
+        with distributed.shared_errors():
+            if distributed.is_main():
+                assemble(config, options, data, device)
+        distributed.barrier()
     return result or Result("finished", 0)
 
 
@@ -203,6 +219,8 @@ def train_member(
         get_logger().info(f"{out}: finished before")
         return Result("finished", 0)
     config = config.variant(k)
+    if config.model == "inversionnet" and (notice := resampling_notice(data.survey)):
+        get_logger().warning(notice)
     resume = options.resume if (out / "checkpoints").is_dir() else ""
     seed = options.seed + MEMBER_SEED * k
     devices.seed_global(seed, distributed.rank())
@@ -234,6 +252,7 @@ def train_member(
             total,
             per_epoch,
             compiled=options.compile,
+            figures_dir=out / "figures",
         )
 
     with RunFolder(out, package="velocity_inversion", config=config, options=own, origins=origins) as folder:
@@ -299,25 +318,43 @@ def assemble(config: TrainConfig, options: TrainOptions, data: Data, device: tor
     ensemble = replace(ensemble, calibration=calibrate(ensemble, data.select, data.calibrate, device))
     make_folder(ensemble.path.parent)
     save_ensemble(ensemble.path, ensemble)
-    mixed = torch.einsum("m,mnzx->nzx", ensemble.weights, found.velocities)
-    each = [float(((v - truth).abs() / truth).mean()) for v in found.velocities]
-    uniform = float(((found.velocities.mean(0) - truth).abs() / truth).mean())
+    _tell_scores(options.out / "models/ensemble.json", ensemble, found.velocities, truth)
+    get_logger().info(f"wrote {ensemble.path}")
+    return ensemble
+
+
+def _tell_scores(path: Path, ensemble: Ensemble, velocities: torch.Tensor, truth: torch.Tensor) -> None:
+    """Print and write what weights and smoothing are worth on the samples that chose them.
+
+    Args:
+        path: of the file.
+        ensemble: with its weights.
+        velocities: of its members, [M, N, Z, X], km/s.
+        truth: [N, Z, X], km/s.
+    """
+    mixed = torch.einsum("m,mnzx->nzx", ensemble.weights, velocities)
+    each = [float(((v - truth).abs() / truth).mean()) for v in velocities]
+    uniform = float(((velocities.mean(0) - truth).abs() / truth).mean())
     score = float(((mixed - truth).abs() / truth).mean())
     get_logger().info(
         f"validation MAPE: weighted {score:.4f}, uniform {uniform:.4f}, members "
         f"{' '.join(f'{m:.4f}' for m in each)}; weights {' '.join(f'{w:.2f}' for w in ensemble.weights)}"
     )
     write_json(
-        options.out / "models/ensemble.json",
+        path,
         {
             "mape_weighted": score,
             "mape_uniform": uniform,
             "mape_members": each,
             "weights": ensemble.weights.tolist(),
+            "smoothing_gain": ensemble.calibration.smoothing_gain,
         },
     )
-    get_logger().info(f"wrote {ensemble.path}")
-    return ensemble
+    gain = ensemble.calibration.smoothing_gain
+    get_logger().info(
+        f"post-processing (smoothing) changes the validation MAPE by {-gain:+.5f}: it "
+        f"{'helps' if gain > 0 else 'does not help'}"
+    )
 
 
 def _describe(config: TrainConfig, options: TrainOptions, data: Data, device: torch.device) -> None:

@@ -21,6 +21,9 @@ class Options(TrainOptions):
 
     out: Path = option(Path("results/simulgen_vae/train"), "folder of the run")
     keep_last: int = option(2, "numbered checkpoints kept")
+    num_workers: int = option(
+        0, "loader processes; 0 = none where coefficients lie in memory or runs are few, else up to 6"
+    )
 
 
 def run(argv: Sequence[str]) -> int:

@@ -146,6 +146,7 @@ def test_from_sections_to_sections(tmp_path: Path):
         ("refine", f"--prediction_path absent {TEST}", 3, "absent: no such folder or .npz"),
         ("evaluate", f"--model_path {M} {TEST} --baselines inversionnet", 2, "must be trained"),
         ("evaluate", "--bench speed", 2, "--bench"),
+        ("train", "--train_data_path data/vel/train --augment_scaling --out o", 2, "add --physics_every 0"),
         ("modal_app", "--local --function resume_training --root .", 2, "no training to continue"),
     ],
 )
@@ -166,7 +167,11 @@ def test_quick_test_needs_nothing(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("name", "line", "library"),
-    [("export", f"--model_path {M} --format onnx", "onnx"), ("modal_app", "", "modal")],
+    [
+        ("export", f"--model_path {M} --format onnx", "onnx"),
+        ("modal_app", "", "modal"),
+        ("infer", f"--model_path {M} {TEST} --misfit 1 --figures 0 --output_path o", "deepwave"),
+    ],
 )
 def test_missing_libraries(place: Path, monkeypatch: pytest.MonkeyPatch, name: str, line: str, library: str):
     """An optional library that is not there is named with the command that installs it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,15 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """Return the log, with the project's own records in it."""
-    logging.getLogger("strata").addHandler(caplog.handler)
+def said(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[pytest.LogCaptureFixture]:
+    """Return the log with the project's own records in it, each once."""
+    logger = logging.getLogger("strata")
+    monkeypatch.setattr(logger, "propagate", False)  # the root logger has the same handler
+    logger.addHandler(caplog.handler)
     yield caplog
-    logging.getLogger("strata").removeHandler(caplog.handler)
+    logger.removeHandler(caplog.handler)
 
 
 def parsed(line: str = "") -> Parsed[TrainConfig, TrainOptions]:
@@ -149,7 +154,7 @@ def test_precedence(place: Path):
 def test_files_that_were_named(place: Path):
     """A named file is read; a named file that is absent is wrong usage, an absent default one is none."""
     assert parsed().config == default()
-    (place / "own.txt").write_text("Batch_size 7\n")
+    (place / "own.txt").write_text("Batch_size 7\n", encoding="utf-8-sig")
     assert parsed("--condition_file own.txt").config.batch_size == 7
     for flag in ("condition_file", "preset_file"):
         with pytest.raises(UserError, match=f"--{flag} absent.txt: cannot be read"):
@@ -186,6 +191,7 @@ def test_wrong_combination_from_a_file(place: Path):
 def test_data_set_number(place: Path):
     """Data set k lies in input_data or here; otherwise what was searched and the nearest name are said."""
     write_data(place / "dataset2.npz")
+    (place / "dataset2.csv").write_text("x\n1\n")  # its parameters, say
     assert find_data(TrainConfig(dataset=2)) == Path("dataset2.npz")
     with pytest.raises(
         DataError, match=r"searched input_data/dataset1.\*, dataset1.\*, the nearest is dataset2"

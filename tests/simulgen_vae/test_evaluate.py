@@ -12,7 +12,7 @@ import pytest
 
 from common import figures
 from common.errors import DataError, UserError
-from common.report import load_rows
+from common.report import format_number, load_rows
 from common.run import MachineOptions
 from simulgen_vae import gallery
 from simulgen_vae.config_tools import EvaluateConfig
@@ -80,6 +80,11 @@ def test_table_and_rows(report: Path):
     found = json.loads((report / "evaluation.json").read_text())
     assert text.rstrip().endswith(found["line"]) and "**ours**" in text
     assert ("POD+GPR is as good here" in found["line"]) == (found["ships"] == "gp2")
+    worst = max(found["methods"]["ours"]["samples"], key=lambda s: s["max_error"])
+    place = f"at frame {worst['max_error_frame']:.0f}, node {worst['max_error_node']:.0f}, field 0"
+    assert f"Largest error of ours: {format_number(worst['max_error'])} {place}" in text
+    for name in ("conserved_rmse", "conserved_rms_of_truth", "bound_violation", "range_of_truth"):
+        assert format_number(found["constraints"][name]) in text.split("Sum over nodes")[1]
     rows = load_rows(report / "results.json")
     assert rows[0].ours == pytest.approx(found["methods"]["ours"]["summary"]["relative_l2"])
     assert "mean_field" in rows[0].baselines and rows[0].won in (True, False)
@@ -116,12 +121,14 @@ def test_one_frame_is_drawn(tmp_path: Path):
 
 
 def test_several_posterior_draws(trained: Path, tmp_path: Path):
-    """The mean of several posterior draws is scored, and baselines can be left out."""
+    """The mean of several posterior draws is scored with their spread; baselines can be left out."""
     flags = EvaluateConfig(model=str(trained), baselines="none", recon_iter=3, num=3, figures=False)
     evaluate(flags, QUICK, tmp_path)
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert len(found["rows"]) == 3 and not (tmp_path / "figures").exists()
-    assert np.isfinite(found["methods"]["vae_autoencoding"]["summary"]["relative_l2"])
+    method = found["methods"]["vae_autoencoding"]
+    assert np.isfinite(method["summary"]["relative_l2"]) and 0 < method["spread_of_draws"] < 1
+    assert "mean of 3 draws" in method["note"] and found["methods"]["ours"]["spread_of_draws"] is None
 
 
 def test_what_the_training_was_told(trained: Path, tmp_path: Path):

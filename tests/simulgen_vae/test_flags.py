@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from common.guard import Guard
+from common.metrics import relative_l2
 from common.run import BasicOptions
 from simulgen_vae.conditioner import Conditioner
 from simulgen_vae.config import TrainConfig
@@ -23,8 +24,9 @@ from simulgen_vae.prep import prep_data
 from simulgen_vae.preparation import open_data, sample_set
 from simulgen_vae.progress import PHASES
 from simulgen_vae.queries import read_pictures
+from simulgen_vae.scoring import field_errors, reconstruction_errors
 from simulgen_vae.train import conditioner_shape_of, gather, make_task, make_training
-from tests.simulgen_vae.cases_vae import config, options, write_data, write_pictures
+from tests.simulgen_vae.cases_vae import config, fields, options, write_data, write_pictures
 
 LONG = {"epochs": 3, "lc_epochs": 2, "use_e2e_training": True, "e2e_epochs": 2, "ema": 0.0, "lr": 0.01}
 RESTARTS = {"lr_schedule": "warm_restarts", "lr_t0": 1, "epochs": 5}
@@ -104,6 +106,19 @@ def test_an_ensemble_is_trained(data: Path):
     assert len(predictor.members(train.inputs())) == 3 and predictor.config["num_others"] == 2
     with pytest.raises(ValueError, match="--ensemble 0: expected 1 or more"):
         config(data, ensemble=0)
+
+
+def test_errors_are_those_of_the_true_fields(data: Path):
+    """With one spatial mode the stored errors hold what it leaves out, which coefficients do not know."""
+    task = task_of(config(data, num_modes="1"))
+    found = field_errors(task.data, task.data.extra["fields"], task.vae.eval())
+    basis = task.data.front_end.basis
+    with torch.no_grad():
+        again = basis.decode(task.vae.reconstruct(basis.encode(torch.from_numpy(fields())))).numpy()
+    errors = [relative_l2(u, truth) for u, truth in zip(again, fields(), strict=True)]
+    assert found.tolist() == pytest.approx(errors, rel=1e-4)
+    inside = reconstruction_errors(task.data, range(len(found)), task.vae, torch.device("cpu"))
+    assert float(inside.max()) < 0.2 * float(found.min())
 
 
 def test_compile_mode(data: Path, monkeypatch: pytest.MonkeyPatch):

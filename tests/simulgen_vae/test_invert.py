@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from simulgen_vae.config_infer import InvertConfig
+from common.metrics import relative_l2
+from simulgen_vae.config_infer import InferConfig, InvertConfig
+from simulgen_vae.fields import open_fields
 from simulgen_vae.graph import load
-from simulgen_vae.infer import predict
+from simulgen_vae.infer import infer, predict
 from simulgen_vae.invert import field_target, invert, own_error
 from simulgen_vae.invert_search import (
     Problem,
@@ -186,6 +188,12 @@ def test_pictures_are_sought_in_latents(tmp_path: Path):
     assert near["sample"] == near["sample_nearest_in_latents"] == row
     assert report["names"][0] == "latent0" and report["relative_l2"] <= near["relative_l2"] * 1.05
     assert (tmp_path / "out/best.csv").read_text().startswith("latent0,latent1")
+    found = str(tmp_path / "out/best_latents.npy")
+    flags = InferConfig(model=str(folder), latents=found, format="npy", figures=False)
+    infer(flags, QUICK, tmp_path / "again")
+    truth = open_fields(folder / "bumps.h5").trajectory(row)
+    again = np.load(tmp_path / "again/fields.npy", allow_pickle=False)[0]
+    assert relative_l2(again, truth) == pytest.approx(report["relative_l2"], rel=1e-3)
 
 
 def test_held_out_samples(model: Path, tmp_path: Path):

@@ -167,6 +167,9 @@ def test_rows_follow_sample_ids(tmp_path):
     (tmp_path / "p.csv").write_text("\n".join(["sample_id,x", *lines[:-1]]))
     with pytest.raises(DataError, match=r"no row for sample 0 \(1 are missing\)"):
         open_fields(tmp_path / "a.npy", params=tmp_path / "p.csv")
+    (tmp_path / "p.csv").write_text("\n".join(["sample_id,x", *lines, "3,7"]))
+    with pytest.raises(DataError, match=r"p\.csv: sample_id 3 stands twice"):
+        open_fields(tmp_path / "a.npy", params=tmp_path / "p.csv")
 
 
 def test_pictures(tmp_path):

@@ -89,7 +89,7 @@ def test_bad_split_files(data, tmp_path, document: str, message: str):
 
 def test_missing_split_file(data, tmp_path):
     """A split file that is not there is a matter of usage."""
-    with pytest.raises(UserError, match="--split_file"):
+    with pytest.raises(UserError, match="--split_file .*: no such file, expected a JSON file"):
         make_split(data, split_file=tmp_path / "absent.json")
 
 

@@ -17,6 +17,7 @@ import torch
 from common.errors import DataError, DivergedError, UserError
 from common.run import BasicOptions
 from common.task import Result
+from simulgen_vae import gp2
 from simulgen_vae.config import TrainConfig
 from simulgen_vae.config_data import PrepDataConfig
 from simulgen_vae.constraints import constraints_of
@@ -25,7 +26,7 @@ from simulgen_vae.model_files import read_surrogate
 from simulgen_vae.phases import SurrogateTask
 from simulgen_vae.predictor import Inputs
 from simulgen_vae.prep import prep_data, request_of, stored_basis
-from simulgen_vae.preparation import open_data, split_of
+from simulgen_vae.preparation import open_data, prepare, sample_set, split_of
 from simulgen_vae.train import train
 from simulgen_vae.uncertainty import keep_for_calibration
 from tests.launch import ROOT, torchrun
@@ -152,6 +153,24 @@ def test_poisoned_rows(finished: Path, data: Path, tmp_path: Path, monkeypatch: 
     run(chosen, tmp_path / "poisoned")
     clean, other = (state(tmp_path / name)["task"]["networks"] for name in ("clean", "poisoned"))
     assert differences(clean, other) == []
+
+
+def test_poisoned_rows_and_processes(data: Path, monkeypatch: pytest.MonkeyPatch):
+    """The Gaussian process that competes is the same when all rows but the training's hold 1e6."""
+    chosen, read = config(data), FieldData.trajectory
+    opened = open_data(chosen)
+    split = split_of(chosen, opened, 0)
+
+    def process() -> dict[str, torch.Tensor]:
+        training = prepare(chosen, opened, split, 0, torch.device("cpu"))
+        return gp2.fit_predictor(sample_set(training, split.train, 0)).state_dict()
+
+    def spoiled(own: FieldData, i: int, **flags: Any) -> np.ndarray:
+        return read(own, i, **flags) if i in split.train else np.full_like(read(own, i), 1e6)
+
+    clean = process()
+    monkeypatch.setattr(FieldData, "trajectory", spoiled)
+    assert differences(clean, process()) == []
 
 
 def _last(task: SurrogateTask) -> dict[str, float]:

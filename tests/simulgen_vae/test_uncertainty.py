@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +17,7 @@ from simulgen_vae.contest import enter, pair_spread, run_contest
 from simulgen_vae.direct import DirectOptions
 from simulgen_vae.gp import GaussianProcess
 from simulgen_vae.predictor import Inputs, Predictor
+from simulgen_vae.predictors_phase import hold_contest
 from simulgen_vae.uncertainty import (
     calibrate,
     calibration_rows,
@@ -25,7 +29,8 @@ from simulgen_vae.uncertainty import (
     trajectory_score,
     without_own,
 )
-from tests.simulgen_vae.cases_predictors import rows_for, training_set
+from tests.simulgen_vae.cases_predictors import FRAMES, bumps, rows_for, training_set
+from tests.simulgen_vae.cases_vae import config, tiny_vae
 
 
 @pytest.mark.parametrize("num", [9, 19, 60])
@@ -125,6 +130,24 @@ def test_held_out_rows_calibrate(members: tuple[str, ...]):
     std = field_std(contest.winner, new.inputs(), train.basis, residual)
     error = (train.basis.decode(contest.winner(new.inputs())) - truth).abs()
     assert 0.8 <= float((error <= joined.factor * std).double().mean()) <= 1.0
+
+
+def test_what_the_basis_leaves_out_widens_the_band():
+    """With few spatial modes the band still holds its share of the true field, which no decoding reaches."""
+    u, _ = bumps(40)
+    train = dataclasses.replace(training_set(40, num_modes=3), rows=torch.arange(40))
+    vae, settings = tiny_vae(channels=3, frames=FRAMES), config(Path("none"), conditioner="gp")
+    new, truth = rows_for(train, 40, seed=2)
+    shares = []
+    for fields in (None, lambda row: torch.from_numpy(u[row])):
+        found = hold_contest(settings, vae, None, train, train.subset(torch.arange(0)),
+                             train.subset(torch.arange(0)), 0, fields=fields)  # fmt: skip
+        bars = found.calibration
+        std = field_std(found.contest.winner, new.inputs(), train.basis, bars.residual_std)
+        with torch.no_grad():
+            error = (train.basis.decode(found.contest.winner(new.inputs())) - truth).abs()
+        shares.append(float((error <= bars.factor * std).double().mean()))
+    assert shares[0] < 0.8 < shares[1]
 
 
 def test_pairs_keep_their_spread_when_left_out():

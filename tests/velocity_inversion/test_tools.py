@@ -20,10 +20,13 @@ from common.run import TrainOptions
 from tests.launch import ROOT
 from tests.velocity_inversion.cases import CPU
 from velocity_inversion import cloud
+from velocity_inversion.bench_overfit import MadeSource, bench_overfit
 from velocity_inversion.bench_refine import bench_refine
+from velocity_inversion.config import smoke
 from velocity_inversion.config_tools import EvaluateConfig, ExportConfig, InferConfig, RefineConfig
 from velocity_inversion.equal_time import trainings
 from velocity_inversion.export import example, export
+from velocity_inversion.geometry import openfwi_survey
 from velocity_inversion.infer import infer, load
 from velocity_inversion.refine import RefineSettings, plan, smoothed
 from velocity_inversion.refine_run import refine_all
@@ -107,6 +110,18 @@ def test_bench_of_refinement_starts_from_smoothed_truth(tmp_path: Path):
     found = bench_refine(CPU, tmp_path, iterations=(1,), models=1)
     assert found["means"]["misfit_1"] <= found["means"]["misfit_start"]
     assert (tmp_path / "bench_refine.json").exists()
+
+
+def test_bench_of_learning_by_heart(tmp_path: Path):
+    """A small network comes nearer to its own two samples than their mean section; the file says so."""
+    config = replace(smoke(), augment=False, learning_rate=5e-3, ema_decay=0.0)
+    survey = replace(openfwi_survey(2, 12), num_samples=300)
+    found = bench_overfit(CPU, tmp_path, {"ours": config}, budget_cpu_s=2.0, samples=2, survey=survey)
+    source = MadeSource(survey, 2)
+    by_hand = 1000 * np.abs(source.velocity(0) - source.velocity(1)).mean() / 2
+    assert found["methods"]["mean section"]["mae"] == pytest.approx(by_hand, rel=1e-4)
+    assert found["methods"]["ours"]["steps"] > 1 and found["methods"]["ours"]["mae_over_mean"] < 0.95
+    assert json.loads((tmp_path / "bench_overfit.json").read_text())["samples"] == 2
 
 
 @pytest.mark.parametrize("kind", ["safetensors", pytest.param("torch_export", marks=pytest.mark.slow)])
