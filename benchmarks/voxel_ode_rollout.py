@@ -163,7 +163,7 @@ def measure(args: argparse.Namespace, shape: Shape) -> list[dict[str, Any]]:
 
 def main() -> int:
     """Measure, print, and write benchmarks/results/voxel_ode_rollout.json."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--grid", type=int, nargs=3, default=FULL, help="Z Y X cells")
     parser.add_argument("--channels", type=int, default=16, help="width of the network")
     parser.add_argument("--depth", type=int, default=4, help="blocks of the trunk")

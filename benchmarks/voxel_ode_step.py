@@ -181,7 +181,7 @@ def peer_rows() -> Table:
     rows = []
     batch = make_batch(CELLS)
     for radius in RADII:
-        size = {"base_channels": WIDTH, "depth": DEPTH, "receptive_field_radius": radius}
+        size: dict[str, Any] = {"base_channels": WIDTH, "depth": DEPTH, "receptive_field_radius": radius}
         peer = Peer(WIDTH, DEPTH, radius)
         theirs = step_ms(peer, lambda net=peer: net.loss(batch))
         plain, weights = ours_ms(batch, flux_inputs=False, **size)
@@ -198,7 +198,7 @@ def peer_rows() -> Table:
 def mode_rows() -> Table:
     """Measure the three kernel modes at equal width."""
     batch = make_batch(DENSE_CELLS)
-    size = {"base_channels": WIDTH, "depth": DEPTH, "receptive_field_radius": 2}
+    size: dict[str, Any] = {"base_channels": WIDTH, "depth": DEPTH, "receptive_field_radius": 2}
     times = {mode: ours_ms(batch, kernel_mode=mode, **size)[0] for mode in KERNEL_MODES}
     name = f"c {WIDTH}, depth {DEPTH}, r 2, {DENSE_CELLS}^3"
     return [

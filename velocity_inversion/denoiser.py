@@ -101,7 +101,7 @@ class Denoiser(nn.Module):
         self.norm = nn.GroupNorm(GROUPS, a)
         self.last = nn.Conv2d(a, 1, 3, padding=1)
         nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        nn.init.zeros_(self.last.get_parameter("bias"))
 
     def forward(
         self, x: torch.Tensor, noise: torch.Tensor, memory: torch.Tensor, known: torch.Tensor

@@ -173,7 +173,7 @@ def train_diffusion(
     precision = resolve_precision(options.precision, device)
 
     def batches(first: int, stop: int) -> Iterable[Any]:
-        sampler = StepSampler(len(train), config.batch_size, seed, first, stop)
+        sampler = StepSampler(len(train), config.batch_size, seed, first, stop)  # type: ignore[arg-type]
         return train_loader(train, sampler, num_workers=options.num_workers)
 
     total = config.diffusion_steps

@@ -242,8 +242,8 @@ def config_from(values: Mapping[str, Any]) -> TrainConfig:
     kept: dict[str, Any] = {}
     for name, value in values.items():
         if name in known:
-            value = tuple(value) if isinstance(value, list) else value
-            kept[name] = Path(value) if name == "cache_dir" else value
+            whole: Any = tuple(value) if isinstance(value, list) else value
+            kept[name] = Path(whole) if name == "cache_dir" else whole
     return TrainConfig(**kept)
 
 

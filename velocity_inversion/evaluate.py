@@ -176,7 +176,8 @@ def _report(
     for p, g, half, row in zip(sections[OURS], truth, compared.half_width, scores[OURS], strict=True):
         row |= {"coverage": coverage(p, g, half), "half_width_km_s": float(half.mean())}
     families = {name: by_family(rows, test.source.families, "mae") for name, rows in scores.items()}
-    document = _document(scores, ensemble, compared, options) | {"mae_by_family": families}
+    document: dict[str, Any] = _document(scores, ensemble, compared, options)
+    document["mae_by_family"] = families
     rows = _rows(scores, ensemble, compared.cpu_s, config)
     if config.misfit_samples:
         document["waveform_misfit"] = waveform_misfits(sections, test, config.misfit_samples)

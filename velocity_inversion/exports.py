@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ def write_segy(path: Path, vp: np.ndarray, survey: Survey) -> None:
     """Write [Z, X] (km/s) as SEG-Y, one trace an x, in m/s; dz in the sample interval, x (m) in CDP_X."""
     import segyio
 
-    spec = segyio.spec()
+    spec: Any = segyio.spec()
     spec.format, spec.samples = 5, np.arange(vp.shape[0]) * survey.dz_m
     spec.tracecount = vp.shape[1]
     with atomic_path(path) as temporary, segyio.create(str(temporary), spec) as file:

@@ -88,7 +88,7 @@ class InversionNet(nn.Module):
         low, high = self.bounds
         start = ((float(profile.mean()) - low) / (high - low) * 2 - 1) * 0.999
         with torch.no_grad():
-            self.last[1].bias.fill_(torch.atanh(torch.tensor(start)))
+            self.last[1].get_parameter("bias").fill_(torch.atanh(torch.tensor(start)))
 
     def _resampled(self, x: torch.Tensor) -> torch.Tensor:
         """Return [B, 5, 1000, 70] from gathers [B, S, T, R]."""

@@ -120,10 +120,10 @@ class Member(nn.Module):
     def with_channels(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Return the batch with its amplitude channels."""
         amplitude = Amplitude(
-            self.sigma,
+            self.sigma,  # type: ignore[arg-type]
             self.table_mean,
             self.table_deviation,
-            self.largest_offset_m,  # type: ignore[arg-type]
+            self.largest_offset_m,
         )
         return with_channels(batch, amplitude)
 

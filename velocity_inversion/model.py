@@ -177,15 +177,15 @@ class VelocityNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                nn.init.zeros_(module.bias)
+                nn.init.zeros_(module.get_parameter("bias"))
         last = self.decoder.head[-1]
         with torch.no_grad():
-            last.weight.mul_(0.3)
+            last.get_parameter("weight").mul_(0.3)
 
     def set_mean_profile(self, profile: torch.Tensor) -> None:
         """Start from a mean depth profile [Z] in km/s: what the activation must be given to return it."""
         coarse = functional.interpolate(profile[None, None].float(), self.grid.shape[0], mode="linear")[0, 0]
-        self.start.copy_(self.inverse_activation(coarse))
+        self.get_buffer("start").copy_(self.inverse_activation(coarse))
 
     def velocity(self, u: torch.Tensor) -> torch.Tensor:
         """Return the velocity in km/s of the decoder's u."""

@@ -70,7 +70,8 @@ def predict_members(
     for member in ensemble.members(device):
         found_v, found_b = [], []
         for first in range(0, count, batch_size):
-            batch = collate([samples[i] for i in range(first, min(first + batch_size, count))])
+            chosen: list[Any] = [samples[i] for i in range(first, min(first + batch_size, count))]
+            batch = collate(chosen)
             v, b = predict_batch(member, batch, ensemble.survey.x_max_m, tta, precision)
             found_v.append(v)
             found_b.append(b)

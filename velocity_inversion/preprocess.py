@@ -41,7 +41,8 @@ def _low_pass(factor: int) -> np.ndarray:
     """Return a zero-phase Kaiser low-pass, cut at the new Nyquist frequency less half the transition."""
     nyquist = 1.0 / factor
     taps, beta = signal.kaiserord(STOP_DB, TRANSITION * nyquist)
-    return signal.firwin(taps | 1, nyquist * (1 - TRANSITION / 2), window=("kaiser", beta))
+    window: Any = ("kaiser", beta)
+    return np.asarray(signal.firwin(int(taps) | 1, nyquist * (1 - TRANSITION / 2), window=window))
 
 
 def decimate(gathers: np.ndarray, factor: int, num_samples: int) -> np.ndarray:
@@ -169,7 +170,8 @@ def fit_amplitude(samples: Iterable[Mapping[str, torch.Tensor]], largest_offset_
     number, total, squares = _filled(sums)
     mean = total / number
     deviation = (squares / number - mean.square()).clamp_min(0).sqrt()
-    smooth = torch.from_numpy(ndimage.uniform_filter(deviation.numpy(), SD_SMOOTHING, mode="nearest"))
+    size: Any = SD_SMOOTHING
+    smooth = torch.from_numpy(ndimage.uniform_filter(deviation.numpy(), size, mode="nearest"))
     smooth = smooth + 0.03 * smooth.mean() + 1e-6
     return Amplitude(sigma, mean.float(), smooth.float(), largest_offset_m)
 

@@ -103,7 +103,8 @@ def _read(path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     for endian in ("big", "little"):
         try:
             with segyio.open(str(path), ignore_geometry=True, strict=False, endian=endian) as file:
-                if file.tracecount * len(file.samples) > MAX_SAMPLES:
+                samples: Any = file.samples
+                if file.tracecount * len(samples) > MAX_SAMPLES:
                     raise DataError(f"{path}: more than {MAX_SAMPLES} values, expected the shots of one line")
                 fields = {name: np.array(file.attributes(byte)[:]) for name, byte in FIELDS.items()}
                 if not fields["interval_us"].any():

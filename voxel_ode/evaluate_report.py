@@ -195,11 +195,12 @@ def draw(folder: Path, shown: Mapping[str, Any], sim: PreppedSim) -> None:
     truth = {t: sections.cut_planes(sim.states(t, t + 1)[0], masks, layer) for t in planes}
     size = sim.cell_size_m or (1.0, 1.0, 1.0)
     for cut in ("section", "layer"):
-        pair = [{t - first: of[t][cut] for t in planes} for of in (truth, planes)]
+        true, ours = ({t - first: of[t][cut] for t in planes} for of in (truth, planes))
         for channel, short in enumerate("PT"):
             where = "middle section" if cut == "section" else f"layer {layer} through the wells"
             title = f"{sections.NAMES[channel]} ({sections.UNITS[channel]}), {sim.name}, {where}"
-            sections.draw_slices(folder / f"slices_{short}_{cut}.png", *pair, channel, cut, size, title)
+            path = folder / f"slices_{short}_{cut}.png"
+            sections.draw_slices(path, true, ours, channel, cut, size, title)
     curves = {
         name: {c: mean_curve(scores.rollouts, f"rmse_{c}") for c in "PT"}
         for name, scores in shown["scores"].items()

@@ -30,7 +30,7 @@ def make_fno(num_inputs: int) -> nn.Module:
         UserError: neuraloperator is not installed; the message says how to.
     """
     try:
-        from neuralop.models import FNO
+        from neuralop.models import FNO  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise missing_library("neuralop", "the baseline fno", "neuraloperator") from error
     return FNO(n_modes=MODES, in_channels=num_inputs, out_channels=2, hidden_channels=HIDDEN, n_layers=LAYERS)

@@ -73,7 +73,8 @@ def active_boxes(active: np.ndarray, multiple: int, reach: int) -> list[Box]:
     coarse = _any_active(active, multiple)
     padded = np.pad(coarse, reach)
     near = ndimage.maximum_filter(padded.astype(np.uint8), size=reach)
-    label, _ = ndimage.label(near, structure=np.ones((3, 3, 3)))
+    label = np.zeros(near.shape, dtype=np.int32)
+    ndimage.label(near, structure=np.ones((3, 3, 3)), output=label)
     inside = tuple(slice(reach, reach + n) for n in coarse.shape)
     label = np.where(coarse, label[inside], 0)
     found = [tuple((s.start, s.stop) for s in box) for box in ndimage.find_objects(label) if box is not None]
@@ -90,7 +91,7 @@ def _any_active(active: np.ndarray, multiple: int) -> np.ndarray:
     pads = [(0, -n % multiple) for n in active.shape]
     cells = np.pad(np.asarray(active, dtype=bool), pads)
     z, y, x = (n // multiple for n in cells.shape)
-    return cells.reshape(z, multiple, y, multiple, x, multiple).any(axis=(1, 3, 5))
+    return np.asarray(cells.reshape(z, multiple, y, multiple, x, multiple).any(axis=(1, 3, 5)))
 
 
 Extent = tuple[tuple[int, int], ...]

@@ -101,10 +101,11 @@ class GridRollout:
         """Yield `count` predicted years."""
         state = self.fields.state
         well_now, total = self.fields.well_now, self.fields.previous_total
+        constraint = self.constraint
         for _ in range(count):
             following, trunk, fixed = self.step(state)
-            if self.constraint is not None:
-                following = self.constraint(following, state)
+            if constraint is not None:
+                following = constraint(following, state)
             well_next = well_now
             if self.features is not None:
                 well_next = self.features(*self.model.scales.physical(following.float()).unbind(1))
@@ -250,10 +251,11 @@ def fields_of(
     items = [make_item(sim, first, 0, model.normalizer) for sim in sims]
     if first < 0:
         for item, sim, bar in zip(items, sims, started or map(started_pressure, sims), strict=True):
-            state = np.stack([bar, sim.states(first, first + 1)[0, 1]])
+            temperature = sim.states(first, first + 1)[0, 1]
+            state = np.stack([bar, temperature])
             item["states"][0] = model.normalizer.state_to_normalized(torch.from_numpy(state), item["masks"])
             active, flow = (mask > 0 for mask in sim.masks()[:2])
-            item["well_features"][0] = torch.from_numpy(sim.wells.features(*state, active, flow))
+            item["well_features"][0] = torch.from_numpy(sim.wells.features(bar, temperature, active, flow))
     return Fields.first_of(devices.move(default_collate(items), model.device))
 
 

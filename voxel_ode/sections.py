@@ -203,11 +203,11 @@ def draw_predictions(folder: Path, predictions: Predictions, name: str) -> list[
             {k: cut_planes(predictions.state(k, group), masks, layer) for k in chosen} for group in groups
         )
         for cut in ("section", "layer"):
-            pair = [{k: planes[cut] for k, planes in of.items()} for of in (truth, predicted)]
+            true, ours = ({k: planes[cut] for k, planes in of.items()} for of in (truth, predicted))
             for channel, short in enumerate("PT"):
                 path = folder / f"{name}_{short}_{cut}.png"
                 title = f"{NAMES[channel]} ({UNITS[channel]}), {name}"
-                paths.append(draw_slices(path, *pair, channel, cut, predictions.cell_size_m, title))
+                paths.append(draw_slices(path, true, ours, channel, cut, predictions.cell_size_m, title))
     found = {"ours": ("predicted", predictions.num_states), "truth": ("ground_truth", predictions.num_truth)}
     wells_t, rates = {}, {"ours": predictions.scalars}
     for method, (group, count) in found.items():

@@ -8,7 +8,7 @@ import numpy as np
 
 from common.errors import DataError
 from voxel_ode.case_files import case_of
-from voxel_ode.energy import Objective, discount_factors, net_power_w, pumping_power_w
+from voxel_ode.energy import discount_factors, net_power_w, pumping_power_w
 from voxel_ode.prepped import PreppedSim
 from voxel_ode.schema import SCALAR_NAMES
 from voxel_ode.simulator import Simulation, simulate
@@ -38,7 +38,7 @@ class Outcome:
     net_energy_j: float
     simulation: Simulation
 
-    def value(self, objective: Objective) -> float:
+    def value(self, objective: str) -> float:
         """Return the energy that the objective counts, J."""
         return self.produced_energy_j if objective == "produced_energy" else self.net_energy_j
 

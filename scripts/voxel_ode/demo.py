@@ -49,7 +49,7 @@ def run(argv: Sequence[str]) -> None:
         demo.rows(training_seconds),
         title="voxel_ode: a geothermal reservoir, year after year",
         question=QUESTION,
-        figures=demo.pictures((f"evaluation/figures/{name}", *words) for name, *words in FIGURES),
+        figures=demo.pictures((f"evaluation/figures/{name}", words, told) for name, words, told in FIGURES),
         parameters=measured["num_weights"],
         commands=NEXT_COMMANDS,
         notes=verdict(measured),
