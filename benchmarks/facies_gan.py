@@ -231,9 +231,17 @@ def memory_of(task: str) -> float:
 
 
 def run_memory_task(task: str) -> None:
-    """Generate as `task` says ("tiles", or a number of realisations) and print the peak memory, MB."""
+    """Do what `task` says and print the peak memory, MB.
+
+    Args:
+        task: "train" (the preset quick), "tiles", or a number of realisations.
+    """
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
+        if task == "train":
+            train_a_little(Path(name))
+            print(devices.peak_memory_bytes(CPU) / 1e6)
+            return
         simulator = new_simulator(Path(name))
         side, tile, count = (1000, 256, 1) if task == "tiles" else (64, 0, int(task))
         conditioning = Conditioning(simulator.card, (side, side))
@@ -242,10 +250,21 @@ def run_memory_task(task: str) -> None:
     print(devices.peak_memory_bytes(CPU) / 1e6)
 
 
+def train_a_little(folder: Path) -> None:
+    """Train every group of the preset quick on 250 x 250 cells for four updates, one of them with a penalty."""
+    setup = set_up(folder, SIDE, quick())
+    task = new_task(setup, folder)
+    for plan in setup.plans:
+        task.start_phase(f"group {plan.index + 1}")
+        for i in range(4):
+            task.step(setup.samples.batch(plan, i), i)
+
+
 def memory_rows() -> Table:
-    """Measure the memory of a large tiled grid and of sets of 10 and of 200 realisations."""
+    """Measure the memory of a training, of a large tiled grid, and of sets of 10 and 200 realisations."""
     tiles, few, many = memory_of("tiles"), memory_of("10"), memory_of("200")
     return [
+        row("memory, training quick on 250 x 250", memory_of("train"), "MB", 2000),
         row("memory, 1000 x 1000 in tiles of 256", tiles, "MB", 1500),
         row("memory, 200 realisations over 10", many - few, "MB", 20),
     ]

@@ -33,11 +33,11 @@ MEASURES: dict[str, Measure] = {
     "variogram": Measure("variogram MAE / sill"),
     "connectivity": Measure("connectivity MAE"),
     "transiogram": Measure("transiogram MAE"),
-    "mph2": Measure("2 x 2 patterns, JSD", "bits"),
-    "mph3": Measure("3 x 3 patterns, JSD", "bits"),
-    "mph4": Measure("4 x 4 patterns, JSD", "bits"),
-    "mph4_stride2": Measure("4 x 4 patterns, stride 2, JSD", "bits"),
-    "mph4_stride4": Measure("4 x 4 patterns, stride 4, JSD", "bits"),
+    **{
+        M.mph_name(k, s): Measure(f"{k} x {k} patterns{f', stride {s}' if s > 1 else ''}, JSD", "bits")
+        for s in M.STRIDES
+        for k in M.MPH_SIZES
+    },
     "gamma": Measure("Gamma connectivity", "-", ""),
     "bodies": Measure("bodies", "count", ""),
     "euler": Measure("Euler number", "-", ""),

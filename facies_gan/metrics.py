@@ -134,8 +134,8 @@ def compare(
     """Return the errors of realisations against a reference, and what describes the realisations alone.
 
     Errors (lower is better): proportion, vertical_proportion, variogram (over the sill), connectivity,
-    transiogram
-    (more than two facies), mph2, mph3, mph4, mph4_stride2, mph4_stride4 (Jensen-Shannon divergence, bits).
+    transiogram (more than two facies), mph2, mph3, mph4 and each with _stride2 and _stride4 (Jensen-Shannon
+    divergence, bits).
     Description: gamma, bodies and euler of the compared facies, mean over realisations.
 
     Args:
@@ -155,11 +155,15 @@ def compare(
     }
     if num_classes > 2:
         scores["transiogram"] = transiogram_error(grids, truth, num_classes, lag)
-    for size in MPH_SIZES:
-        scores[f"mph{size}"] = mph_divergence(grids, truth, size, num_classes)
-    for stride in STRIDES[1:]:
-        scores[f"mph4_stride{stride}"] = mph_divergence(grids, truth, 4, num_classes, stride)
+    for stride in STRIDES:
+        for size in MPH_SIZES:
+            scores[mph_name(size, stride)] = mph_divergence(grids, truth, size, num_classes, stride)
     return scores | describe(grids, compared_facies(truth, num_classes))
+
+
+def mph_name(size: int, stride: int) -> str:
+    """Return the name of the divergence of `size` x `size` patterns, their cells `stride` apart."""
+    return f"mph{size}" + (f"_stride{stride}" if stride > 1 else "")
 
 
 def describe(grids: Grids, facies: list[int]) -> dict[str, float]:

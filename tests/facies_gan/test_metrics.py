@@ -240,7 +240,17 @@ def test_comparison_of_more_facies():
     board = make_checkerboard(0, 32, 32)
     assert M.proportions(board, 4).tolist() == [0.25] * 4
     scores = M.compare(board, board, 4, max_lag=8)
-    for name in ("proportion", "variogram", "connectivity", "transiogram", "mph2", "mph4", "mph4_stride2"):
+    for name in (
+        "proportion",
+        "variogram",
+        "connectivity",
+        "transiogram",
+        "mph2",
+        "mph4",
+        "mph4_stride2",
+        "mph2_stride4",
+        "mph3_stride2",
+    ):
         assert scores[name] == 0, name
     assert scores["bodies"] == 16 and scores["gamma"] == pytest.approx(1 / 16)
 
