@@ -251,7 +251,7 @@ def run_memory_task(task: str) -> None:
 
 
 def train_a_little(folder: Path) -> None:
-    """Train every group of the preset quick on 250 x 250 cells for four updates, one of them with a penalty."""
+    """Train every group of the preset quick on 250 x 250 cells for four updates, one with a penalty."""
     setup = set_up(folder, SIDE, quick())
     task = new_task(setup, folder)
     for plan in setup.plans:
