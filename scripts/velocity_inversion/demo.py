@@ -37,7 +37,7 @@ NOTES = (
 class Config:
     """How long to train."""
 
-    train_cpu_s: float = option(62.0, "of each of the two networks", unit="CPU s")
+    train_cpu_s: float = option(48.0, "of each of the two networks", unit="CPU s")
     num_train: int = option(240, "training samples")
 
 
