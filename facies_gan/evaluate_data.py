@@ -126,15 +126,16 @@ def read_case(config: EvaluateConfig, card: ModelCard | None) -> Case:
 def _read_reference(config: EvaluateConfig, path: Path, card: ModelCard | None) -> SectionSet:
     if not path.exists():
         raise DataError(f"{path}: no such file or folder, expected a training image or a data root")
+    grid = not path.is_dir()  # the flags of grid files may be meant for the realisations alone
     flags = _ReferenceFlags(
         input_path=path,
-        training_image=None if path.is_dir() else path,
-        slice_axis=config.slice_axis,
+        training_image=path if grid else None,
+        slice_axis=config.slice_axis if grid else "y",
         origin=config.origin,
         cell_size=config.cell_size,
         z_down=config.z_down,
-        grid_dims=config.grid_dims,
-        variable=config.variable,
+        grid_dims=config.grid_dims if grid else (),
+        variable=config.variable if grid else "",
         use_wells=card is None or card.has_data,
         use_seismic=card is not None and card.num_seismic > 0,
     )

@@ -24,6 +24,10 @@ from fault_seg.weight_files import read_weights
 MAX_DIFFERENCE = 1e-4
 CHECK_SHAPES = ((32, 32, 32), (32, 48, 64))  # z y x of the inputs on which outputs are compared
 _SIZE_STEP = 16  # sizes of ONNX inputs are multiples of it, for every layout
+PATHS = (
+    *("data", "dir_data_train", "dir_target_train", "dir_data_valid", "dir_target_valid"),
+    *("init", "init_infer", "input", "labels", "check"),
+)
 _ONNX_LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 Outputs = Mapping[str, np.ndarray]
 
@@ -125,10 +129,11 @@ def _write_safetensors(path: Path, found: Checkpoint, network: nn.Module) -> Non
 
 
 def _without_training(found: Checkpoint, weights: dict[str, Tensor]) -> Checkpoint:
+    """Return what others may have: no optimizer, and no paths of the machine that trained it."""
     return Checkpoint(
         package=found.package,
         kind=found.kind,
-        config=found.config,
+        config={name: "" if name in PATHS else value for name, value in found.config.items()},
         normalization=found.normalization,
         state_dict=weights,
         step=found.step,

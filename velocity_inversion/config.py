@@ -122,6 +122,10 @@ class TrainConfig:
             raise ValueError("--diffusion_lr, --diffusion_width: expected more than 0, and a multiple of 8")
         if self.stage != "network" and self.model == "inversionnet":
             raise ValueError(f"--stage {self.stage}: follows the ensemble, not --model inversionnet")
+        if self.augment_scaling and not (self.augment and self.augment_probability):
+            raise ValueError("--augment_scaling: needs --augment and --augment_probability above 0")
+        if self.learning_rate < 0:
+            raise ValueError(f"--learning_rate {self.learning_rate}: expected 0 or more")
         if self.augment_scaling and self.physics_every:
             raise ValueError("--augment_scaling: gathers no longer fit the wavelet; add --physics_every 0")
         if not 0 < self.val_fraction < 1:
@@ -152,8 +156,8 @@ def smoke() -> TrainConfig:
 
 
 def demo() -> TrainConfig:
-    """Return the demo's training: two members of 35 CPU seconds."""
-    return TrainConfig(num_models=2, max_cpu_s=35, warmup_fraction=0.06, ema_decay=0.98, physics_every=0)
+    """Return the demo's training: one member of 48 CPU seconds."""
+    return TrainConfig(num_models=1, max_cpu_s=48, warmup_fraction=0.06, ema_decay=0.98, physics_every=0)
 
 
 def bench() -> TrainConfig:

@@ -102,15 +102,14 @@ def robustness(
         device: where to predict.
     """
     survey = test.source.survey
-    interval = test.preprocessing.interval(survey)  # that of all models: `require_survey` saw to it
     table: dict[str, dict[str, float]] = {}
-    for name, change in changes(interval, survey.wavelet.peak_hz).items():
-        table[name] = {}
-        for model, ensemble in models.items():
+    for model, ensemble in models.items():
+        interval = ensemble.preprocessing.interval(survey)
+        for name, change in changes(interval, survey.wavelet.peak_hz).items():
             changed: Any = Degraded(ShotDataset(test.source, ensemble.preprocessing), name, change)
             v, _ = predict_members(ensemble, changed, device).combined(ensemble.weights)
             mae = 1000 * float(np.abs(v.numpy() - truth).mean())
-            table[name][model] = mae / clean_mae[model]
+            table.setdefault(name, {})[model] = mae / clean_mae[model]
     return table
 
 
