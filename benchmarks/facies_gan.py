@@ -288,7 +288,8 @@ def main(arguments: list[str]) -> int:
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows = generation_rows(folder) + gpu_rows(folder) + smoother_rows(folder) + memory_rows()
+        memory = memory_rows()  # first: a new process starts with the peak of the one that made it
+        rows = generation_rows(folder) + gpu_rows(folder) + smoother_rows(folder) + memory
         if "--bench_train" in arguments:
             rows += train_rows(folder)
     publish("facies_gan", rows, began, load=round(load, 1))

@@ -39,7 +39,7 @@ def checkpoint(
     content = Checkpoint(
         package="fault_seg",
         kind=kind,
-        config={"network": network, "heads": list(heads), "lr": 0.002},
+        config={"network": network, "heads": list(heads), "lr": 0.002, "data": "/home/someone/cubes"},
         normalization={},
         state_dict=plain_weights(made),
         training={"optimizer": {"moments": torch.zeros(100_000)}},
@@ -64,7 +64,7 @@ def test_exports_predict_the_same(tmp_path: Path, suffix: str):
     assert made["parameters"] == 1_554_337
     found = read_weights(tmp_path / f"x{suffix}")
     assert (found.kind, found.step, found.training, found.rng) == ("infer", 12, {}, [])
-    assert found.config["lr"] == 0.002
+    assert found.config["lr"] == 0.002 and found.config["data"] == ""  # no path of who trained it
     assert (tmp_path / f"x{suffix}").stat().st_size < model.stat().st_size - 300_000
     image = gaussian((20, 24, 16), 0, "test_export image").numpy()
     expected = predict(load(model), image)
