@@ -66,12 +66,13 @@ def feature_widths(num_scales: int, first: int, least: int, growth: int) -> tupl
     return tuple(min(max(first * 2**n, least), MAX_FEATURES) for n in doublings)
 
 
-def pixel_norm(x: torch.Tensor) -> torch.Tensor:
+def pixel_norm(x: torch.Tensor, *, inplace: bool = False) -> torch.Tensor:
     """Return x / sqrt(mean_c x^2 + 1e-8): of one pixel only, so tiles and batches change nothing.
 
     (ProGAN, Karras et al. 2018, section 4.2)
     """
-    return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-8)
+    factor = torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-8)
+    return x.mul_(factor) if inplace else x * factor
 
 
 def crop(x: torch.Tensor, width: int) -> torch.Tensor:
@@ -129,10 +130,11 @@ class ScaleGenerator(nn.Module):
         parts = [noise, condition] if prior is None else [noise, condition, prior]
         x = devices.like_weights(torch.cat(parts, dim=1))
         *hidden, last = self.convolutions
+        inplace = not torch.is_grad_enabled()  # the same values without new arrays
         for i, layer in enumerate(hidden):
             if i and condition.shape[1]:
                 x = torch.cat([x, crop(condition, i * self.shrink).to(x.dtype)], dim=1)
-            x = pixel_norm(F.leaky_relu(layer(x), SLOPE))
+            x = pixel_norm(F.leaky_relu(layer(x), SLOPE, inplace=inplace), inplace=inplace)
         residual = last(x).float()
         if prior is None:
             return residual

@@ -54,6 +54,20 @@ def test_output_is_a_distribution():
     assert (done.output[:, 1] > 0.9).all()
 
 
+def test_inference_gives_the_values_of_training():
+    """Without gradients arrays are reused: the values stay, bit for bit, and the inputs are not touched."""
+    stream = torch.Generator().manual_seed(0)
+    block = ScaleGenerator(QUICK, 1, stream)
+    side = 16 + 2 * QUICK.border
+    noise, prior = torch.randn(2, 3, side, side, generator=stream), torch.full((2, 2, side, side), 0.5)
+    condition = torch.randn(2, QUICK.condition_channels, side, side, generator=stream)
+    before = [x.clone() for x in (noise, condition, prior)]
+    with_gradients = block(noise, condition, prior).detach()
+    with torch.no_grad():
+        assert torch.equal(block(noise, condition, prior), with_gradients)
+    assert all(torch.equal(x, y) for x, y in zip((noise, condition, prior), before, strict=True))
+
+
 def test_halos_by_hand():
     """h_S = 0, h_{k-1} = ceil((h_k + 5) side_{k-1} / side_k) + 1: 0, then 4, then 6; 0 without noise mode."""
     assert halos([16, 32, 64], 5) == [6, 4, 0]
