@@ -39,7 +39,7 @@ def checkpoint(
     content = Checkpoint(
         package="fault_seg",
         kind=kind,
-        config={"network": network, "heads": list(heads), "lr": 0.002, "data": "/home/someone/cubes"},
+        config={"network": network, "heads": list(heads), "lr": 0.002, "data": "somewhere/cubes"},
         normalization={},
         state_dict=plain_weights(made),
         training={"optimizer": {"moments": torch.zeros(100_000)}},
