@@ -7,8 +7,7 @@ everything works. For a training loop of one's own there are `EnsembleVelocityMo
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from common.lazy import lazy_names
 
 _PLACES = {
     "Config": ("config", "TrainConfig"),
@@ -22,15 +21,4 @@ _PLACES = {
     "quick_test_prediction": ("quick", "quick_test_prediction"),
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used, so that importing the package costs nothing."""
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, attribute = _PLACES[name]
-    return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
-
-
-def __dir__() -> list[str]:
-    """Return the public names."""
-    return sorted([*globals(), *_PLACES])
+__getattr__, __dir__ = lazy_names(__name__, _PLACES)
