@@ -1,4 +1,4 @@
-"""Public names of a package, imported when they are first used, so that importing the package costs nothing."""
+"""Public names of a package, imported when first used, so that importing the package costs nothing."""
 
 from __future__ import annotations
 
