@@ -18,13 +18,12 @@ from common.noise import numpy_stream
 from velocity_inversion.config_tools import InferConfig
 from velocity_inversion.dataset import Preprocessing, ShotDataset
 from velocity_inversion.ensemble import Ensemble
+from velocity_inversion.misfit import misfit_per_shot, relative_misfit
 from velocity_inversion.predictions import smooth
 from velocity_inversion.refine import (
     RefineSettings,
-    misfit_per_shot,
     observed_traces,
     refine,
-    relative_misfit,
 )
 from velocity_inversion.refiner import Known, Refiner
 from velocity_inversion.sections import draw_gathers, draw_misfit, draw_sections

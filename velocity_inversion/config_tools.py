@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from common.cli import option
 from velocity_inversion.config import words
-from velocity_inversion.refine import MISFITS, MODES
+from velocity_inversion.misfit import MISFITS
+from velocity_inversion.refine import MODES, OPTIMIZERS
 
 REDUCTIONS = ("weighted", "mean", "median")
 BASELINES = ("mean", "depth_trend", "inversionnet")
@@ -140,15 +141,22 @@ class RefineConfig:
     model_path: str = option("", "ensemble; the mode data_space needs it")
     mode: str = option("fwi", "how", choices=MODES)
     iterations: int = option(40, "of each mode")
-    step_km_s: float = option(0.15, "first step of the optimizer; later bands take less", unit="km/s")
+    optimizer: str = option("lbfgs", "of the waveform inversion", choices=OPTIMIZERS)
+    step_km_s: float = option(0.0, "its first step; 0 = 0.05 for lbfgs, 0.15 for adam", unit="km/s")
     relaxation: float = option(0.5, "lambda of the data-space iteration", aliases=("lambda",))
     tv: float = option(1e-3, "weight of the total variation, relative to the misfit")
-    multiscale_hz: str = option("3,5,0", "low-pass corners one after another, comma-separated; 0 = full band")
-    smooth_cells: float = option(3.0, "smoothing of the gradient in the first band, over depth", unit="cells")
-    near_misfit: float = option(
-        0.3, "below this misfit of the start: small steps in the last band alone; 0 = never"
+    multiscale_hz: str = option(
+        "auto", "low-pass corners one after another; 0 = full band; auto = 5,0 for lbfgs, 3,5,0 for adam"
     )
-    misfit_kind: str = option("l1", "objective", choices=MISFITS)
+    smooth_cells: float = option(
+        -1.0, "smoothing of changes in the first band, over depth; -1 = 1 for lbfgs, 3 for adam", unit="cells"
+    )
+    near_misfit: float = option(
+        -1.0, "below this misfit of the start: the last band alone; 0 = never; -1 = never, for adam 0.3"
+    )
+    misfit_kind: str = option(
+        "auto", "objective; auto = l2 for lbfgs, l1 for adam", choices=("auto", *MISFITS)
+    )
     grid_m: float = option(0.0, "cell of simulations; 0 = the layout's", unit="m")
     gradient_interval: int = option(4, "time steps between samples kept for the gradient")
     max_samples: int = option(0, "refine only the first so many; 0 = all")
@@ -166,13 +174,15 @@ class RefineConfig:
             raise ValueError(
                 "--iterations, --max_samples, --figures, --gradient_interval: expected 0 or more"
             )
-        if self.step_km_s <= 0:
-            raise ValueError(f"--step_km_s {self.step_km_s}: expected more than 0")
+        if self.step_km_s < 0:
+            raise ValueError(f"--step_km_s {self.step_km_s}: expected more than 0, or 0 = what is usual")
         _ = self.bands_hz
 
     @property
-    def bands_hz(self) -> tuple[float, ...]:
-        """The corners as numbers."""
+    def bands_hz(self) -> tuple[float, ...] | None:
+        """The corners as numbers; None = the optimizer's."""
+        if self.multiscale_hz == "auto":
+            return None
         try:
             corners = tuple(float(word) for word in words((self.multiscale_hz,)))
         except ValueError:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from velocity_inversion import quasi_newton
+from velocity_inversion.misfit import band_misfit, relative_misfit, total_variation
 from velocity_inversion.preprocess import decimate
 from velocity_inversion.simulate import Simulation, coarsen, simulate
 
@@ -23,23 +26,31 @@ LATERAL = 8 / 3  # smoothing along x over that along z
 STEP_RATIO = 0.53  # step of a band over that of the band before
 NEAR_STEP = 0.2  # step from a start that fits already over that from one that does not
 BETAS = (0.9, 0.99)
-MISFITS = ("l1", "l2", "envelope")
 MODES = ("data_space", "fwi", "both")
+OPTIMIZERS = ("lbfgs", "adam")
+# what is good for an optimizer, where a setting is left open
+STEP_KM_S = {"lbfgs": 0.05, "adam": 0.15}
+BANDS_HZ = {"lbfgs": (5.0, 0.0), "adam": (3.0, 5.0, 0.0)}
+SMOOTH_CELLS = {"lbfgs": 1.0, "adam": 3.0}
+NEAR_MISFIT = {"lbfgs": 0.0, "adam": 0.3}
+MISFIT_KIND = {"lbfgs": "l2", "adam": "l1"}
 
 
 @dataclass(frozen=True)
 class RefineSettings:
-    """How to refine.
+    """How to refine; what is None becomes what is good for the optimizer.
 
     Attributes:
         mode: "fwi", "data_space", or "both" (data space first).
-        iterations: of each mode.
-        step_km_s: Adam's first step of the first band; later bands take about half of the one before.
+        iterations: of each mode: simulations of all shots, with their gradient in mode "fwi".
+        optimizer: "lbfgs" (preconditioned) or "adam".
+        step_km_s: the largest change by L-BFGS's first trial in a band, or Adam's first step of the first
+            band, of which later bands take about half of the one before.
         tv: weight of the total variation, relative to the misfit.
         relaxation: lambda of the data-space iteration.
         bands_hz: low-pass corners, one after another; 0 = full band.
-        smooth_cells: Gaussian smoothing of the gradient over depth in the first band; it falls to a third
-            in the last, and is wider along x, as layers are.
+        smooth_cells: Gaussian smoothing of the change (of Adam's gradient) over depth in the first band; it
+            falls linearly from band to band, and is wider along x, as layers are.
         near_misfit: a start whose relative misfit lies below needs no low frequencies and no long steps: all
             iterations go to the last band, with a fifth of the step and its smoothing; 0 = never.
         misfit_kind: "l1", "l2" or "envelope".
@@ -48,14 +59,36 @@ class RefineSettings:
 
     mode: str = "fwi"
     iterations: int = 20
-    step_km_s: float = 0.15
+    optimizer: str = "lbfgs"
+    step_km_s: float | None = None
     tv: float = 1e-3
     relaxation: float = 0.5
-    bands_hz: tuple[float, ...] = (3.0, 5.0, 0.0)
-    smooth_cells: float = 3.0
-    near_misfit: float = 0.3
-    misfit_kind: str = "l1"
+    bands_hz: tuple[float, ...] | None = None
+    smooth_cells: float | None = None
+    near_misfit: float | None = None
+    misfit_kind: str | None = None
     gradient_interval: int = 4
+
+    def filled(self) -> Filled:
+        """Return the settings with nothing left open."""
+        name = self.optimizer
+        return Filled(
+            STEP_KM_S[name] if self.step_km_s is None else self.step_km_s,
+            BANDS_HZ[name] if self.bands_hz is None else self.bands_hz,
+            SMOOTH_CELLS[name] if self.smooth_cells is None else self.smooth_cells,
+            NEAR_MISFIT[name] if self.near_misfit is None else self.near_misfit,
+            MISFIT_KIND[name] if self.misfit_kind is None else self.misfit_kind,
+        )
+
+
+class Filled(NamedTuple):
+    """The settings that depend on the optimizer."""
+
+    step_km_s: float
+    bands_hz: tuple[float, ...]
+    smooth_cells: float
+    near_misfit: float
+    misfit_kind: str
 
 
 @dataclass
@@ -72,16 +105,6 @@ def observed_traces(gathers: np.ndarray, simulation: Simulation) -> torch.Tensor
     """Return recorded gathers [S, T, R] at the simulation's interval."""
     factor = max(1, round(simulation.dt_s / simulation.survey.dt_s))
     return torch.from_numpy(decimate(gathers, factor, simulation.num_samples))
-
-
-def relative_misfit(simulated: torch.Tensor, observed: torch.Tensor) -> float:
-    """Return ||F(v) - d|| / ||d||."""
-    return float((simulated - observed).norm() / observed.norm().clamp_min(1e-20))
-
-
-def misfit_per_shot(simulated: torch.Tensor, observed: torch.Tensor) -> list[float]:
-    """Return ||F(v)_s - d_s|| / ||d_s|| of each shot."""
-    return [relative_misfit(s, o) for s, o in zip(simulated, observed, strict=True)]
 
 
 def refine(
@@ -164,25 +187,28 @@ class _Band:
 
 
 def plan(settings: RefineSettings, start_misfit: float = math.inf) -> list[_Band]:
-    """Return the stretches of a descent: the bands share the iterations, the first takes the rest.
+    """Return the stretches of a descent: the bands share the iterations.
 
-    Steps and smoothing fall from band to band, as the wavelengths do that a band can tell apart. A start that
-    explains most of the gathers would be spoilt by the long steps that another one needs.
+    Smoothing, and Adam's steps, fall from band to band, as the wavelengths do that a band can tell apart. A
+    start that explains most of the gathers would be spoilt by the long steps of Adam that another one needs.
+    L-BFGS gives the last band, where most is gained, half as many iterations again as the others.
     """
-    count = len(settings.bands_hz)
-    if start_misfit < settings.near_misfit:
-        step, smooth = NEAR_STEP * settings.step_km_s, settings.smooth_cells / count
-        return [_Band(settings.bands_hz[-1], settings.iterations, step, smooth)]
-    share = settings.iterations // count
-    first = settings.iterations - share * (count - 1)
+    step, bands, smooth, near, _ = settings.filled()
+    count, total = len(bands), settings.iterations
+    if start_misfit < near:
+        return [_Band(bands[-1], total, NEAR_STEP * step, smooth / count)]
+    if settings.optimizer == "lbfgs":
+        shares = [2 * total // (2 * count + 1)] * count
+        shares[-1] += total - sum(shares)
+        ratio = 1.0
+    else:
+        shares = [total // count] * count
+        shares[0] += total - sum(shares)
+        ratio = STEP_RATIO
     return [
-        _Band(
-            corner,
-            first if k == 0 else share,
-            settings.step_km_s * STEP_RATIO**k,
-            settings.smooth_cells * (1 - k / count),
-        )
-        for k, corner in enumerate(settings.bands_hz)
+        _Band(corner, share, step * ratio**k, smooth * (1 - k / count))
+        for k, (corner, share) in enumerate(zip(bands, shares, strict=True))
+        if share
     ]
 
 
@@ -193,7 +219,7 @@ def _fwi(
     settings: RefineSettings,
     history: list[float],
 ) -> _Iterate:
-    """Adam on the velocity of the simulation's grid, low frequencies first (Bunks et al. 1995)."""
+    """Descend on the velocity of the simulation's grid, low frequencies first (Bunks et al. 1995)."""
     base = best.vp.float()
     coarse = coarsen(base[None], simulation.factor)[0]
 
@@ -207,9 +233,12 @@ def _fwi(
 
     v, moved = coarse.clone(), False
     for band in plan(settings, best.misfit):
-        v = _descend(v, observed, simulation, settings, band, judge, history, moved=moved)
+        if settings.optimizer == "lbfgs":
+            v = _quasi_newton(v, observed, simulation, settings, band, judge)
+        else:
+            v = _descend(v, observed, simulation, settings, band, judge, history, moved=moved)
         moved = True
-    if moved:
+    if moved and settings.optimizer == "adam":
         with torch.no_grad():
             judge(v, simulate(v[None], simulation)[0])
     if simulation.factor > 1 and best.vp is not base:  # what is returned is what is judged
@@ -242,6 +271,7 @@ def _descend(
         moved: whether `start` is an iterate that nobody judged yet.
     """
     low, high = simulation.survey.v_bounds_km_s
+    kind = settings.filled().misfit_kind
     v = start.clone().requires_grad_(True)
     optimizer = torch.optim.Adam([v], lr=band.step_km_s, betas=BETAS)
     since = len(history)
@@ -253,7 +283,7 @@ def _descend(
             judge(v.detach().clone(), traces.detach())
             if not band.corner_hz and _stalled(history[since:]):
                 break
-        loss = band_misfit(traces, observed, band.corner_hz, simulation.dt_s, settings.misfit_kind)
+        loss = band_misfit(traces, observed, band.corner_hz, simulation.dt_s, kind)
         loss = loss + settings.tv * total_variation(v)
         optimizer.zero_grad()
         loss.backward()
@@ -264,6 +294,33 @@ def _descend(
         with torch.no_grad():
             v.clamp_(low, high)
     return v.detach()
+
+
+def _quasi_newton(
+    start: torch.Tensor,
+    observed: torch.Tensor,
+    simulation: Simulation,
+    settings: RefineSettings,
+    band: _Band,
+    judge: Callable[[torch.Tensor, torch.Tensor], None],
+) -> torch.Tensor:
+    """Return the best section [Z, X] of a band by L-BFGS; `judge` sees every section that was simulated."""
+    kind = settings.filled().misfit_kind
+
+    def loss(v: torch.Tensor) -> torch.Tensor:
+        traces = simulate(v[None], simulation, gradient_interval=settings.gradient_interval)[0]
+        judge(v.detach(), traces.detach())
+        misfit = band_misfit(traces, observed, band.corner_hz, simulation.dt_s, kind)
+        return misfit + settings.tv * total_variation(v)
+
+    return quasi_newton.descend(
+        start,
+        loss,
+        lambda change: smoothed(change, band.smooth_cells),
+        evaluations=max(2, band.iterations),
+        first_step=band.step_km_s,
+        bounds=simulation.survey.v_bounds_km_s,
+    )
 
 
 def smoothed(field: torch.Tensor, sigma_cells: float) -> torch.Tensor:
@@ -297,44 +354,3 @@ def _stalled(history: Sequence[float]) -> bool:
         return False
     before = min(history[:-PATIENCE])
     return min(history[-PATIENCE:]) > before * (1 - LEAST_GAIN)
-
-
-def low_pass(traces: torch.Tensor, corner_hz: float, dt_s: float) -> torch.Tensor:
-    """Keep what lies below `corner_hz` of [.., T, R] (zero phase, 8th-order roll-off); 0 keeps all."""
-    if not corner_hz:
-        return traces
-    length = traces.shape[-2]
-    frequency = torch.fft.rfftfreq(2 * length, dt_s, device=traces.device)
-    gain = 1 / (1 + (frequency / corner_hz) ** 8)
-    spectrum = torch.fft.rfft(traces, n=2 * length, dim=-2) * gain[:, None]
-    return torch.fft.irfft(spectrum, n=2 * length, dim=-2)[..., :length, :]
-
-
-def envelope(traces: torch.Tensor) -> torch.Tensor:
-    """Return the envelope of [.., T, R]: the modulus of the analytic signal along time."""
-    length = traces.shape[-2]
-    spectrum = torch.fft.fft(traces, dim=-2)
-    weight = torch.zeros(length, device=traces.device)
-    weight[0] = 1
-    weight[1 : (length + 1) // 2] = 2
-    if length % 2 == 0:
-        weight[length // 2] = 1
-    analytic = torch.fft.ifft(spectrum * weight[:, None], dim=-2)
-    return (analytic.real.square() + analytic.imag.square() + 1e-12).sqrt()
-
-
-def band_misfit(
-    simulated: torch.Tensor, observed: torch.Tensor, corner_hz: float, dt_s: float, kind: str = "l1"
-) -> torch.Tensor:
-    """Return the relative misfit below `corner_hz`: l1, squared l2, or squared l2 of the envelopes."""
-    s, o = low_pass(simulated, corner_hz, dt_s), low_pass(observed, corner_hz, dt_s)
-    if kind == "l1":
-        return (s - o).abs().sum() / o.abs().sum()
-    if kind == "envelope":
-        s, o = envelope(s), envelope(o)
-    return (s - o).square().sum() / o.square().sum()
-
-
-def total_variation(v: torch.Tensor) -> torch.Tensor:
-    """Return mean |D_z v| + mean |D_x v| of [Z, X]."""
-    return v.diff(dim=0).abs().mean() + v.diff(dim=1).abs().mean()

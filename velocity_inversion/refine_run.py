@@ -39,13 +39,14 @@ def settings_of(config: RefineConfig) -> RefineSettings:
     return RefineSettings(
         mode=config.mode,
         iterations=config.iterations,
-        step_km_s=config.step_km_s,
+        optimizer=config.optimizer,
+        step_km_s=config.step_km_s or None,
         tv=config.tv,
         relaxation=config.relaxation,
         bands_hz=config.bands_hz,
-        smooth_cells=config.smooth_cells,
-        near_misfit=config.near_misfit,
-        misfit_kind=config.misfit_kind,
+        smooth_cells=None if config.smooth_cells < 0 else config.smooth_cells,
+        near_misfit=None if config.near_misfit < 0 else config.near_misfit,
+        misfit_kind=None if config.misfit_kind == "auto" else config.misfit_kind,
         gradient_interval=config.gradient_interval,
     )
 

@@ -14,7 +14,8 @@ from common.log import get_logger
 from common.report import Row
 from velocity_inversion.config_tools import EvaluateConfig
 from velocity_inversion.dataset import ShotDataset
-from velocity_inversion.refine import RefineSettings, observed_traces, refine, relative_misfit
+from velocity_inversion.misfit import relative_misfit
+from velocity_inversion.refine import RefineSettings, observed_traces, refine
 from velocity_inversion.sections import draw_gathers, draw_refined
 from velocity_inversion.simulate import default_simulation, simulate
 

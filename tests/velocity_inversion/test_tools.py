@@ -80,15 +80,19 @@ def test_refinement_needs_its_predictions(data: Path, predicted: Path, tmp_path:
 
 
 def test_bands_share_the_iterations():
-    """No iteration is lost; steps and smoothing fall; the first band takes the rest."""
-    bands = plan(RefineSettings(iterations=20, bands_hz=(3.0, 5.0, 0.0)))
+    """No iteration is lost; smoothing falls; L-BFGS gives most to the last band, Adam to the first."""
+    bands = plan(RefineSettings(iterations=20, optimizer="adam"))
     assert [band.iterations for band in bands] == [8, 6, 6]
     assert bands[0].step_km_s > bands[1].step_km_s and bands[0].smooth_cells == 3 * bands[2].smooth_cells
+    low, full = plan(RefineSettings(iterations=20))
+    assert (low.iterations, full.iterations) == (8, 12) and low.corner_hz == 5.0 and not full.corner_hz
+    assert low.smooth_cells == 2 * full.smooth_cells
+    assert [band.corner_hz for band in plan(RefineSettings(iterations=1))] == [0.0]
 
 
 def test_a_near_start_is_refined_gently():
     """Below the misfit that counts as near all iterations go to the last band, with shorter steps."""
-    settings = RefineSettings(iterations=20, near_misfit=0.3)
+    settings = RefineSettings(iterations=20, optimizer="adam", near_misfit=0.3)
     (band,) = plan(settings, 0.2)
     last = plan(settings, 0.4)[-1]
     assert (band.corner_hz, band.iterations, band.smooth_cells) == (0.0, 20, last.smooth_cells)
