@@ -146,7 +146,9 @@ class RefineConfig:
     relaxation: float = option(0.5, "lambda of the data-space iteration", aliases=("lambda",))
     tv: float = option(1e-3, "weight of the total variation, relative to the misfit")
     multiscale_hz: str = option(
-        "auto", "low-pass corners one after another; 0 = full band; auto = 5,0 for lbfgs, 3,5,0 for adam"
+        "auto",
+        "low-pass corners one after another; 0 = full band; auto = 3,5,0, for lbfgs the last of them with "
+        "10 iterations each",
     )
     smooth_cells: float = option(
         -1.0, "smoothing of changes in the first band, over depth; -1 = 1 for lbfgs, 3 for adam", unit="cells"

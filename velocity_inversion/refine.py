@@ -30,7 +30,8 @@ MODES = ("data_space", "fwi", "both")
 OPTIMIZERS = ("lbfgs", "adam")
 # what is good for an optimizer, where a setting is left open
 STEP_KM_S = {"lbfgs": 0.05, "adam": 0.15}
-BANDS_HZ = {"lbfgs": (5.0, 0.0), "adam": (3.0, 5.0, 0.0)}
+BANDS_HZ = (3.0, 5.0, 0.0)
+LEAST_IN_BAND = 10  # L-BFGS leaves out low bands rather than give fewer iterations to each
 SMOOTH_CELLS = {"lbfgs": 1.0, "adam": 3.0}
 NEAR_MISFIT = {"lbfgs": 0.0, "adam": 0.3}
 MISFIT_KIND = {"lbfgs": "l2", "adam": "l1"}
@@ -72,9 +73,10 @@ class RefineSettings:
     def filled(self) -> Filled:
         """Return the settings with nothing left open."""
         name = self.optimizer
+        bands = BANDS_HZ[-max(1, self.iterations // LEAST_IN_BAND) :] if name == "lbfgs" else BANDS_HZ
         return Filled(
             STEP_KM_S[name] if self.step_km_s is None else self.step_km_s,
-            BANDS_HZ[name] if self.bands_hz is None else self.bands_hz,
+            bands if self.bands_hz is None else self.bands_hz,
             SMOOTH_CELLS[name] if self.smooth_cells is None else self.smooth_cells,
             NEAR_MISFIT[name] if self.near_misfit is None else self.near_misfit,
             MISFIT_KIND[name] if self.misfit_kind is None else self.misfit_kind,

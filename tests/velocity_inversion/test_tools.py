@@ -87,7 +87,10 @@ def test_bands_share_the_iterations():
     low, full = plan(RefineSettings(iterations=20))
     assert (low.iterations, full.iterations) == (8, 12) and low.corner_hz == 5.0 and not full.corner_hz
     assert low.smooth_cells == 2 * full.smooth_cells
-    assert [band.corner_hz for band in plan(RefineSettings(iterations=1))] == [0.0]
+    for iterations, corners in ((1, [0.0]), (19, [0.0]), (30, [3.0, 5.0, 0.0]), (90, [3.0, 5.0, 0.0])):
+        found = plan(RefineSettings(iterations=iterations))
+        assert [band.corner_hz for band in found] == corners
+        assert sum(band.iterations for band in found) == iterations
 
 
 def test_a_near_start_is_refined_gently():
