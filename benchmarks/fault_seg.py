@@ -1,8 +1,10 @@
-"""What fault_seg costs: FLOP, CPU seconds, memory, data and files. Run: python benchmarks/fault_seg.py.
+"""What fault_seg costs and how fast it learns. Run: python benchmarks/fault_seg.py [--quality CASE].
 
-Networks are compared in the same run, best of several, each in a process of its own for its peak memory. The
-table and benchmarks/results/fault_seg.json say the same. With --quality SECONDS, hr and mtl are trained for
-so many CPU seconds each on the same crops and the four task losses are compared.
+Case cost: FLOP, CPU seconds, memory, data and files; networks are compared in the same run, best of several,
+each in a process of its own for its peak memory. `--quality` trains on one thread: short is `hr` from scratch
+for a short time, curves puts `hr` beside `unet` at several times, mtl compares task losses of `hr` and `mtl`,
+no name means all three. The table and benchmarks/results/fault_seg.json say the same; a case replaces its
+own rows there.
 """
 
 from __future__ import annotations
@@ -10,12 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +29,14 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from torch.utils.data import default_collate  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from benchmarks._table import publish, row  # noqa: E402
+from benchmarks import _fault_seg_quality as quality  # noqa: E402
+from benchmarks._table import RESULTS, row, wanted  # noqa: E402
 from common import device as devices  # noqa: E402
+from common.cli import main  # noqa: E402
 from common.device import resolve_precision  # noqa: E402
+from common.files import write_json  # noqa: E402
 from common.guard import Guard  # noqa: E402
 from common.noise import gaussian  # noqa: E402
 from common.run import MachineOptions  # noqa: E402
@@ -48,9 +53,9 @@ from fault_seg.volumes import write_volume  # noqa: E402
 
 NETWORKS = ("hr", "unet", "mtl")
 SIZE = 64
-NUM_CROPS = 24
 ROUNDS = {"hr": 3, "unet": 3, "mtl": 1}
-PARTS = {"fsem": "loss_fsem", "angle": "loss_angle", "dhr": "loss_dhr", "rgt": "loss_rgt"}
+CASES = ("cost", *quality.CASES)
+SECONDS = {"short": 600.0, "curves": 240.0, "mtl": 300.0}
 Table = list[dict[str, Any]]
 
 
@@ -224,61 +229,96 @@ def segy_rows(folder: Path) -> Table:
     ]
 
 
-def quality_rows(seconds: float) -> Table:
-    """Train hr and mtl for the same CPU seconds on the same crops; compare four losses on held-out cubes."""
-    data = SyntheticVolumes(preset("standard"), 1, HEADS, seed=0, crop_shape=(32, 32, 32), augmented=True)
-    crops = [data[Draw(i, i)] for i in range(NUM_CROPS)]
-    held_out = SyntheticVolumes(replace(preset("standard"), shape=(32, 32, 32)), 6, HEADS, seed=1)
-    scores: dict[str, dict[str, float]] = {}
-    for name in ("hr", "mtl"):
-        config = TrainConfig(network=name, crop=(32,), ema=0.99, warmup_steps=10)
-        guard = Guard(torch.device("cpu"))
-        precision = resolve_precision("fp32", guard.device)
-        began = time.process_time()
-        train_for(FaultTask(config, held_out, guard, precision, 3), crops, 3, seconds)
-        steps = max(3, int(3 * seconds / (time.process_time() - began)))
-        torch.manual_seed(0)
-        task = FaultTask(config, held_out, guard, precision, steps)
-        scores[name] = {"steps": train_for(task, crops, steps, seconds), **task.evaluate()}
-    rows = [row(f"{name}: steps in {seconds:g} CPU s", found["steps"], "-") for name, found in scores.items()]
-    for part, key in PARTS.items():
-        ratio = scores["hr"][f"valid_{key}"] / scores["mtl"][f"valid_{key}"]
-        rows.append(row(f"held-out loss {part}, hr over mtl", ratio, "times", 1.0))
-    return rows
+def cost_rows() -> Table:
+    """Measure networks, generator and files."""
+    with tempfile.TemporaryDirectory() as name:
+        return network_rows() + generator_rows() + survey_rows(Path(name))
 
 
-def train_for(task: FaultTask, crops: list[dict[str, Any]], steps: int, seconds: float) -> int:
-    """Train for so many steps or seconds of CPU time, two crops a step; return the steps done."""
-    began = time.process_time()
-    for step in range(steps):
-        task.step(default_collate([crops[(2 * step + i) % len(crops)] for i in (0, 1)]), step)
-        if time.process_time() - began > seconds:
-            return step + 1
-    return steps
+def stored(path: Path) -> dict[str, Any]:
+    """Return the results by case; a file from before there were cases holds the costs alone."""
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {"cost": found} if "rows" in found else found
 
 
-def main() -> int:
-    """Measure, print, and write benchmarks/results/fault_seg.json."""
+def save(path: Path, case: str, rows: Table, seconds: float, settings: dict[str, Any]) -> None:
+    """Replace the result of one case; the others stay."""
+    result = {
+        "rows": rows,
+        "settings": settings,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU, one thread",
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+        "seconds": round(seconds, 1),
+    }
+    write_json(path, {**stored(path), case: result})
+
+
+def show(rows: Table) -> None:
+    """Print the lines."""
+    width = max(len(line["what"]) for line in rows)
+    for line in rows:
+        value = "-" if line["value"] is None else f"{line['value']:.4g}"
+        text = f"{line['what']:<{width}}  {value:>10} {line['unit']:<10} {': '.join(wanted(line))}"
+        print(text.rstrip(" :"), flush=True)
+
+
+def parsed(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the flags."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--measure", nargs=2, metavar=("NETWORK", "WHAT"), help=argparse.SUPPRESS)
     parser.add_argument(
-        "--quality", type=float, default=0.0, help="CPU seconds of the contest hr against mtl"
+        "--case", "--quality", nargs="?", const="quality", default="cost", choices=(*CASES, "quality", "all")
     )
-    given = parser.parse_args()
+    parser.add_argument(
+        "--data", type=Path, default=ROOT / "data/fault", help="of make_data.py --preset standard"
+    )
+    for case, seconds in SECONDS.items():
+        parser.add_argument(
+            f"--{case}_seconds", type=float, default=seconds, help=f"CPU s of each training ({seconds:g})"
+        )
+    parser.add_argument(
+        "--networks", nargs="+", default=[], choices=quality.NETWORKS, help="instead of the case's"
+    )
+    parser.add_argument("--checkpoints", type=int, default=4, help="points of each learning curve (4)")
+    parser.add_argument("--crop", type=int, default=32, help="edge of the training crops, voxels (32)")
+    parser.add_argument("--nvalid", type=int, default=0, help="held-out cubes; 0 = all")
+    parser.add_argument("--ntune", type=int, default=8, help="training cubes to tune thresholds on (8)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order and crops")
+    parser.add_argument("--result", type=Path, default=RESULTS / "fault_seg.json", help="file of the results")
+    parser.add_argument(
+        "--figure", type=Path, default=ROOT / "docs/figures/fault_seg_learning_curves.png", help="of curves"
+    )
+    return parser.parse_args(argv)
+
+
+def settings_of(given: argparse.Namespace) -> quality.Quality:
+    """Return what the trainings use."""
+    names = ("data", "checkpoints", "crop", "nvalid", "ntune", "seed", "figure")
+    seconds = {case: getattr(given, f"{case}_seconds") for case in SECONDS}
+    return quality.Quality(
+        **{name: getattr(given, name) for name in names}, seconds=seconds, networks=tuple(given.networks)
+    )
+
+
+def run(argv: Sequence[str]) -> None:
+    """Measure, print, and write benchmarks/results/fault_seg.json."""
+    given = parsed(argv)
     torch.set_num_threads(1)
     if given.measure:
         print(json.dumps(measure_network(*given.measure)))
-        return 0
-    began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as name:
-        rows = network_rows() + generator_rows() + survey_rows(Path(name))
-    if given.quality:
-        rows += quality_rows(given.quality)
-    publish("fault_seg", rows, began)
-    return 0
+        return
+    wanted_cases = {"all": CASES, "quality": tuple(quality.CASES)}.get(given.case, (given.case,))
+    settings = settings_of(given)
+    for case in wanted_cases:
+        began = time.perf_counter()
+        rows = cost_rows() if case == "cost" else quality.CASES[case](settings)
+        used = {} if case == "cost" else settings.describe(case)
+        save(given.result, case, rows, time.perf_counter() - began, used)
+        show(rows)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(run)

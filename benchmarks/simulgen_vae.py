@@ -3,9 +3,10 @@
 Cases: wave, advdiff and burgers train and evaluate through the users' commands and print ratios to baselines
 that are fitted in the same run on the same rows (lower is better). scale streams an HDF5 file through the POD
 front end in a process of its own and prints seconds, MB/s and peak memory. speed times epochs with and
-without front end, and the decoder beside the solvers. gp fits our Gaussian process beside scikit-learn's. all
-runs everything; --smoke runs tiny sizes. The table and benchmarks/results/simulgen_vae.json say the same; a
-case replaces its own rows in that file. Ratios come from one run; times are CPU seconds.
+without front end, and the decoder beside the solvers. gp fits our Gaussian process beside scikit-learn's.
+full trains on 484 runs of 200 frames and 95,008 nodes (half an hour of CPU time, 3 GB of disk). all runs
+everything but full; --smoke runs tiny sizes. The table and benchmarks/results/simulgen_vae.json say the same;
+a case replaces its own rows in that file. Ratios come from one run; times are CPU seconds.
 """
 
 from __future__ import annotations
@@ -58,9 +59,11 @@ Rows = list[dict[str, Any]]
 class Config:
     """What to measure."""
 
-    case: str = option("all", "what to measure", choices=("all", *CASES, "scale_child"))
+    case: str = option("all", "what to measure", choices=("all", *CASES, "full", "scale_child"))
     smoke: bool = option(False, "tiny sizes, no targets")
-    num: int = option(128, "simulations of wave and advdiff")
+    num: int = option(0, "simulations; 0 = 128 of wave and advdiff, 484 of full")
+    num_modes: int = option(0, "r_s of full; 0 = 512")
+    nodes: int = option(0, "M of full; 0 = 95008")
     max_cpu_s: float = option(0.0, "--max_cpu_s of the trainings; 0 = that of the case", unit="s")
     threads: int = option(2, "CPU threads of the trainings")
     real_data: Path = option(ROOT.parent / "shared/data", f"folder with {BURGERS}")
@@ -109,7 +112,8 @@ def quality(case: str, config: Config, seed: int, folder: Path) -> Rows:
         train += ["--epochs", "10", "--lc_epochs", "10"]
     else:
         sizes = ["--num", "24", "--nx", "16", "--ny", "8", "--frames", "8"] if config.smoke else []
-        made = ["--num", str(config.num), *sizes, "--seed", str(seed), "--path", str(data), "--no_figures"]
+        made = ["--num", str(config.num or 128), *sizes, "--seed", str(seed), "--path", str(data)]
+        made += ["--no_figures"]
         script("make_data", "--kind", case, *made)
     if config.smoke:
         train = ["--preset", "smoke", "--input_type", "csv", "--conditioner", "gp"]
@@ -338,6 +342,11 @@ def measure(case: str, config: Config, seed: int) -> Rows:
             return quality(case, config, seed, folder)
         if case == "gp":
             return gp(config, open_fields(real))
+        if case == "full":
+            from benchmarks import simulgen_vae_full
+
+            sizes = {"num": config.num, "num_modes": config.num_modes, "nodes": config.nodes}
+            return simulgen_vae_full.measure(folder, **sizes, threads=config.threads, smoke=config.smoke)
         return {"scale": scale, "speed": speed}[case](config, folder)
 
 

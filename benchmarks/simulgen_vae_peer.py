@@ -23,24 +23,21 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 from benchmarks._table import publish, row  # noqa: E402
+from benchmarks.simulgen_vae_scaling import rows_of  # noqa: E402
 from common.cli import main, option, parse  # noqa: E402
 from common.noise import torch_stream  # noqa: E402
 from common.optim import adamw, clip_gradients, warmup_cosine  # noqa: E402
 from common.run import BasicOptions  # noqa: E402
 from simulgen_vae import baselines, gp2  # noqa: E402
-from simulgen_vae.basis import fit_basis  # noqa: E402
 from simulgen_vae.config_data import MakeDataConfig  # noqa: E402
 from simulgen_vae.contest import predict_rows  # noqa: E402
 from simulgen_vae.field_data import FieldData  # noqa: E402
 from simulgen_vae.fields import open_fields  # noqa: E402
 from simulgen_vae.make_data import make_data  # noqa: E402
-from simulgen_vae.predictor import TrainingSet  # noqa: E402
-from simulgen_vae.reduced import reduce_all  # noqa: E402
 
 LATENTS, MODES = 32, 32
 WIDTHS = (128, 96, 64)
@@ -171,30 +168,19 @@ def ours(
     data: FieldData, truth: torch.Tensor, num_train: int, seed: int
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return errors on the unseen rows, and CPU seconds, of the regression and of gp2."""
-    assert data.params is not None
-    basis = fit_basis(data, range(num_train), symmetry=data.symmetry)
-    sets = [
-        TrainingSet(
-            torch.from_numpy(reduce_all(data, basis, rows)),
-            torch.from_numpy(data.params[rows]),
-            basis,
-            symmetry=data.symmetry,
-            grid_shape=data.grid_shape,
-            seed=seed,
-        )
-        for rows in (np.arange(num_train), np.arange(num_train, data.num_samples))
-    ]
+    train, test = rows_of(data, num_train, data.num_samples - num_train)
+    train.seed = seed
     errors, times = {}, {}
     for name in ("gpr_shared", "gp2"):
         began = time.process_time()
         if name == "gp2":
-            c = predict_rows(gp2.fit_predictor(sets[0]), sets[1])
+            c = predict_rows(gp2.fit_predictor(train), test)
         else:
-            fitted = baselines.fit_baseline(name, sets[0], MODES)
+            fitted = baselines.fit_baseline(name, train, MODES)
             assert fitted is not None
-            c = fitted.predict(sets[1])
+            c = fitted.predict(test)
         times[name] = time.process_time() - began
-        errors[name] = relative_l2(basis.decode(c), truth)
+        errors[name] = relative_l2(train.basis.decode(c), truth)
     return errors, times
 
 

@@ -29,7 +29,7 @@ from common import figures  # noqa: E402
 from common.cli import main, option, parse  # noqa: E402
 from common.run import BasicOptions  # noqa: E402
 from simulgen_vae import baselines, direct, gp2  # noqa: E402
-from simulgen_vae.basis import fit_basis  # noqa: E402
+from simulgen_vae.basis import Basis, fit_basis  # noqa: E402
 from simulgen_vae.config_data import MakeDataConfig  # noqa: E402
 from simulgen_vae.contest import predict_rows  # noqa: E402
 from simulgen_vae.field_data import FieldData  # noqa: E402
@@ -54,12 +54,12 @@ class Config:
     networks: bool = option(True, "the plain networks too (minutes)")
 
 
-def rows_of(data: FieldData, num_train: int, num_test: int) -> tuple[TrainingSet, TrainingSet, float]:
-    """Return training rows, test rows, and the error that the basis leaves on the test rows."""
+def rows_of(data: FieldData, num_train: int, num_test: int) -> tuple[TrainingSet, TrainingSet]:
+    """Return the first rows to train on and the last ones to test on, in the basis of the first."""
     train, test = np.arange(num_train), data.num_samples - num_test + np.arange(num_test)
     basis = fit_basis(data, train, symmetry=data.symmetry)
     assert data.params is not None
-    sets = [
+    first, last = (
         TrainingSet(
             torch.from_numpy(reduce_all(data, basis, rows)),
             torch.from_numpy(data.params[rows]),
@@ -68,10 +68,14 @@ def rows_of(data: FieldData, num_train: int, num_test: int) -> tuple[TrainingSet
             grid_shape=data.grid_shape,
         )
         for rows in (train, test)
-    ]
-    truth = torch.from_numpy(data.trajectory(int(test[0])))
-    floor = float((basis.decode(basis.encode(truth)) - truth).norm() / truth.norm())
-    return sets[0], sets[1], floor
+    )
+    return first, last
+
+
+def left_by(basis: Basis, data: FieldData, row: int) -> float:
+    """Return the relative L2 error of encoding and decoding one run."""
+    truth = torch.from_numpy(data.trajectory(row))
+    return float((basis.decode(basis.encode(truth)) - truth).norm() / truth.norm())
 
 
 def methods(networks: bool) -> dict[str, Callable[[TrainingSet, TrainingSet], torch.Tensor]]:
@@ -103,7 +107,8 @@ def measure(config: Config, folder: Path) -> tuple[list[dict[str, Any]], dict[st
     lines: list[dict[str, Any]] = []
     errors: dict[str, list[float]] = {}
     for num in nums:
-        train, test, floor = rows_of(data, num, num_test)
+        train, test = rows_of(data, num, num_test)
+        floor = left_by(train.basis, data, data.num_samples - num_test)
         metric = FieldMetric(train.basis)
         for name, predict in methods(config.networks).items():
             began = time.process_time()

@@ -1,19 +1,25 @@
-"""What a year of a full-size forecast costs. Run: python benchmarks/voxel_ode_rollout.py [--grid 326 70 76].
+"""What a forecast of full size costs. Run: python benchmarks/voxel_ode_rollout.py [--grid 326 70 76].
 
-Masks and fields are made without simulating: 67 of 326 layers hold active cells, in two slabs. Timed are the
-whole grid, the active slabs alone, and both ways of the stem (static response once, or every year), the
-fastest of some years in CPU seconds on a CPU; results are compared. Then 29 years by slabs. The table and
-benchmarks/results/voxel_ode_rollout.json say the same.
+Masks and fields are made without simulating: 67 of 326 layers hold active cells, in two slabs. Case `cpu`
+(or on `--device`): a year of the whole grid and of the active slabs alone, and both ways of the stem (static
+response once, or every year), the fastest of some years in CPU seconds on a CPU; results are compared. Then
+29 years by slabs. Case `gpu`, where a CUDA device is found: 29 years of a network of 128 channels, 12 blocks
+and r 3 in bf16, whole grid and slabs, as it is, compiled, and compiled with a year's step recorded as a CUDA
+graph; seconds of the clock and peak memory beside what an H200 should need by operation counts. The tables
+and benchmarks/results/voxel_ode_rollout.json say the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import json
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +30,16 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from benchmarks._table import publish, row  # noqa: E402
+from benchmarks._table import RESULTS, row, wanted  # noqa: E402
 from benchmarks.voxel_ode_step import NUM_PARAMS, make_normalizer  # noqa: E402
 from common import device as devices  # noqa: E402
 from common.device import resolve_precision  # noqa: E402
+from common.files import write_json  # noqa: E402
 from common.noise import torch_stream  # noqa: E402
 from voxel_ode.config import ModelConfig  # noqa: E402
 from voxel_ode.convolutions import choose_backends, set_backends  # noqa: E402
 from voxel_ode.fields import Fields  # noqa: E402
+from voxel_ode.graphs import Recorder, graph_recorder  # noqa: E402
 from voxel_ode.model import VoxelAutoRegressor, parameter_count  # noqa: E402
 from voxel_ode.regions import Region, plan_regions  # noqa: E402
 from voxel_ode.rollout import GridRollout  # noqa: E402
@@ -42,7 +50,10 @@ SLABS = ((0.0, 60 / 326), (180 / 326, 187 / 326))  # fractions of Z
 FULL = (326, 70, 76)
 ACTIVE_SHARE = 0.15
 YEARS = 29
+H200_SECONDS = {"whole": 1.5, "slabs": 0.45}  # calculated for 29 years; slabs 0.3 to 0.45
+MODES = {"eager": (False, False), "compile": (True, False), "compile and graph": (True, True)}
 Shape = tuple[int, int, int]
+Table = list[dict[str, Any]]
 
 
 def make_active(shape: Shape) -> torch.Tensor:
@@ -78,6 +89,7 @@ def make_fields(shape: Shape, device: torch.device) -> Fields:
         "well_source": torch.zeros_like(active),
         "cell_size": torch.tensor([[10.0, 50.0, 50.0]]),
         "dt_s": torch.full((1,), YEAR),
+        "injection_c": torch.full((1,), 40.0),
         "origin": torch.zeros(1, 3, dtype=torch.int64),
         "well_rates": torch.full((1, 2), 50.0),
         "well_now": torch.full((1, 6), 90.0),
@@ -87,10 +99,9 @@ def make_fields(shape: Shape, device: torch.device) -> Fields:
     return Fields(**devices.move(values, device))
 
 
-def make_network(args: argparse.Namespace, shape: Shape, device: torch.device) -> VoxelAutoRegressor:
+def make_network(sizes: dict[str, Any], shape: Shape, device: torch.device) -> VoxelAutoRegressor:
     """Return a network with random weights and the fastest routes of its convolutions."""
     torch.manual_seed(0)
-    sizes = {"receptive_field_radius": args.radius, "base_channels": args.channels, "depth": args.depth}
     network = VoxelAutoRegressor(ModelConfig(**sizes), make_normalizer())
     with torch.no_grad():
         network.out.weight.normal_(0, 0.01)
@@ -116,14 +127,20 @@ def fastest(function: Callable[[], Any], repeats: int, device: torch.device) -> 
     return best, result
 
 
-def measure(args: argparse.Namespace, shape: Shape) -> list[dict[str, Any]]:
-    """Return the rows of the table."""
+def ways_of(fields: Fields, network: VoxelAutoRegressor) -> dict[str, Sequence[Region]]:
+    """Return the regions of both ways to cover a grid."""
+    active = (fields.masks[0, 0] > 0).cpu().numpy()
+    z, y, x = (slice(0, n) for n in active.shape)
+    return {"whole": [Region((z, y, x), (z, y, x))], "slabs": plan_regions(active, network)}
+
+
+def measure(args: argparse.Namespace, shape: Shape) -> Table:
+    """Return the rows of case cpu."""
     device = devices.resolve_device(args.device)
     precision = resolve_precision("auto" if devices.is_cuda(device) else "fp32", device)
-    fields, network = make_fields(shape, device), make_network(args, shape, device)
-    active = (fields.masks[0, 0] > 0).cpu().numpy()
-    z, y, x = (slice(0, n) for n in shape)
-    ways = {"whole": [Region((z, y, x), (z, y, x))], "slabs": plan_regions(active, network)}
+    sizes = {"receptive_field_radius": args.radius, "base_channels": args.channels, "depth": args.depth}
+    fields, network = make_fields(shape, device), make_network(sizes, shape, device)
+    ways = ways_of(fields, network)
     seconds: dict[str, float] = {}
     states: dict[str, torch.Tensor] = {}
     with torch.no_grad(), precision.autocast():
@@ -148,7 +165,7 @@ def measure(args: argparse.Namespace, shape: Shape) -> list[dict[str, Any]]:
 
     rows = [
         row("weights", parameter_count(network), ""),
-        row("active cells", 100 * float(active.mean()), "%"),
+        row("active cells", 100 * float(fields.masks[0, 0].mean()), "%"),
         row("cells computed, whole / slabs", cells["whole"] / cells["slabs"], "times"),
         *(row(f"a year, {name}", value, "s") for name, value in seconds.items()),
         row("whole / slabs", seconds[f"whole{once}"] / seconds[f"slabs{once}"], "times", least=3.0),
@@ -161,26 +178,164 @@ def measure(args: argparse.Namespace, shape: Shape) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> int:
-    """Measure, print, and write benchmarks/results/voxel_ode_rollout.json."""
+def gpu_device() -> torch.device | None:
+    """Return the CUDA device of this machine, None without one."""
+    device = devices.resolve_device("auto")
+    return device if devices.is_cuda(device) else None
+
+
+def forget_peak(device: torch.device) -> None:
+    """Give unused memory back and count the peak anew, on a CUDA device."""
+    gc.collect()
+    if devices.is_cuda(device):
+        backend: Any = torch.get_device_module(device)
+        backend.empty_cache()
+        backend.reset_peak_memory_stats(device)
+
+
+def forecast_cost(make: Callable[[], GridRollout], years: int, repeats: int) -> dict[str, Any]:
+    """Return what a forecast costs: seconds to get ready and of the clock, peak GiB, its first year's state.
+
+    All NaN, and no state, when memory runs out.
+    """
+    found: dict[str, Any] = dict.fromkeys(("ready_s", "seconds", "peak_gib"), float("nan")) | {"state": None}
+    try:
+        began = time.perf_counter()
+        rollout = make()
+        device = rollout.fields.state.device
+        for _ in range(2):  # compile, choose kernels
+            state = rollout.step(rollout.fields.state)[0]
+        devices.synchronize(device)
+        found["ready_s"] = time.perf_counter() - began
+        times = []
+        for _ in range(repeats):
+            began = time.perf_counter()
+            for _ in rollout.steps(years):
+                pass
+            devices.synchronize(device)
+            times.append(time.perf_counter() - began)
+        found["peak_gib"] = devices.peak_memory_bytes(device) / 2**30
+        found |= {"seconds": min(times), "state": state.float().cpu()}
+    except RuntimeError as error:
+        if not devices.is_out_of_memory(error):
+            raise
+        print(f"out of memory: {str(error).splitlines()[0]}", flush=True)
+    return found
+
+
+def measure_gpu(
+    args: argparse.Namespace, shape: Shape, device: torch.device, recorder: Callable[..., Recorder]
+) -> Table:
+    """Return the rows of case gpu: both ways in all modes.
+
+    Args:
+        args: flags.
+        shape: cells Z Y X.
+        device: to measure.
+        recorder: device -> what records a step.
+    """
+    precision = resolve_precision("bf16", device)
+    radius, channels, depth = args.gpu_radius, args.gpu_channels, args.gpu_depth
+    sizes = {"receptive_field_radius": radius, "base_channels": channels, "depth": depth}
+    fields, network = make_fields(shape, device), make_network(sizes, shape, device)
+    rows = [row("weights", parameter_count(network), "")]
+    with torch.no_grad(), precision.autocast():
+        for way, regions in ways_of(fields, network).items():
+            states = {}
+            for mode, (compiled, graph) in MODES.items():
+                forget_peak(device)
+                record = recorder(device) if graph else None
+                make = partial(GridRollout, network, fields, regions, compiled=compiled, record=record)
+                cost = forecast_cost(make, args.years, args.repeats)
+                states[mode] = cost["state"]
+                rows += gpu_rows(f"{way}, {mode}", cost, args.years, H200_SECONDS[way] * args.years / YEARS)
+            rows += agreement(way, states)
+    return rows
+
+
+def gpu_rows(name: str, cost: dict[str, Any], years: int, limit: float) -> Table:
+    """Return the rows of one way and mode; `limit` in seconds."""
+    return [
+        row(f"{name}: ready after", cost["ready_s"], "s"),
+        row(f"{name}: {years} years", cost["seconds"], "s", most=limit),
+        row(f"{name}: of the calculated time", cost["seconds"] / limit, "times"),
+        row(f"{name}: peak memory", cost["peak_gib"], "GiB"),
+    ]
+
+
+def agreement(way: str, states: dict[str, torch.Tensor | None]) -> Table:
+    """Return how far the first year differs from mode to mode."""
+    rows = []
+    for one, other, most in (("compile", "eager", 2e-2), ("compile and graph", "compile", 1e-3)):
+        a, b = states[one], states[other]
+        apart = float("nan") if a is None or b is None else float((a - b).abs().max())
+        rows.append(row(f"{way}: {one} differs from {other} by", apart, "std", most=most))
+    return rows
+
+
+def stored(path: Path) -> dict[str, Any]:
+    """Return the results by case; a file from before there were cases holds case cpu alone."""
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {"cpu": found} if "rows" in found else found
+
+
+def save(path: Path, case: str, rows: Table, began: float, machine: str, args: argparse.Namespace) -> None:
+    """Print the rows of a case and replace them in the file; the other case stays."""
+    width = max(len(line["what"]) for line in rows)
+    for line in rows:
+        value = "-" if line["value"] is None else f"{line['value']:.4g}"
+        text = f"{line['what']:<{width}}  {value:>10} {line['unit']:<10} {': '.join(wanted(line))}"
+        print(text.rstrip(" :"), flush=True)
+    result = {
+        "rows": rows,
+        "grid": list(args.grid),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU, {machine}",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+    write_json(path, {**stored(path), case: result})
+
+
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the flags."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--case", default="all", choices=("all", "cpu", "gpu"), help="which tables")
     parser.add_argument("--grid", type=int, nargs=3, default=FULL, help="Z Y X cells")
-    parser.add_argument("--channels", type=int, default=16, help="width of the network")
-    parser.add_argument("--depth", type=int, default=4, help="blocks of the trunk")
-    parser.add_argument("--radius", type=int, default=2, help="of the stem")
-    parser.add_argument("--years", type=int, default=YEARS, help="of the last line")
-    parser.add_argument("--repeats", type=int, default=2, help="years timed, the fastest counts")
-    parser.add_argument("--device", default="cpu", help="auto, cpu or cuda")
-    args = parser.parse_args()
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    began = time.perf_counter()
-    z, y, x = args.grid
-    rows = measure(args, (z, y, x))
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU, {args.device}"
-    print(f"{z} x {y} x {x} cells, channels {args.channels}, depth {args.depth}, r {args.radius}")
-    publish(
-        "voxel_ode_rollout", rows, began, grid=[z, y, x], threads=torch.get_num_threads(), machine=machine
+    parser.add_argument("--channels", type=int, default=16, help="width of the network of case cpu")
+    parser.add_argument("--depth", type=int, default=4, help="blocks of its trunk")
+    parser.add_argument("--radius", type=int, default=2, help="of its stem")
+    parser.add_argument("--gpu_channels", type=int, default=128, help="width of the network of case gpu")
+    parser.add_argument("--gpu_depth", type=int, default=12, help="blocks of its trunk")
+    parser.add_argument("--gpu_radius", type=int, default=3, help="of its stem")
+    parser.add_argument("--years", type=int, default=YEARS, help="of the forecasts")
+    parser.add_argument("--repeats", type=int, default=2, help="measurements, the fastest counts")
+    parser.add_argument("--device", default="cpu", help="of case cpu: auto, cpu or cuda")
+    parser.add_argument(
+        "--result", type=Path, default=RESULTS / "voxel_ode_rollout.json", help="file of the results"
     )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, and write benchmarks/results/voxel_ode_rollout.json."""
+    args = parsed(argv)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    z, y, x = args.grid
+    if args.case in ("all", "cpu"):
+        print(f"{z} x {y} x {x} cells, channels {args.channels}, depth {args.depth}, r {args.radius}")
+        began = time.perf_counter()
+        save(args.result, "cpu", measure(args, (z, y, x)), began, args.device, args)
+    if args.case in ("all", "gpu"):
+        device = gpu_device()
+        if device is None:
+            print("no CUDA device: GPU rows skipped")
+            return 0
+        name = torch.get_device_module(device).get_device_name(device)
+        sizes = f"channels {args.gpu_channels}, depth {args.gpu_depth}, r {args.gpu_radius}, bf16"
+        print(f"{z} x {y} x {x} cells, {sizes}, {name}")
+        began = time.perf_counter()
+        save(args.result, "gpu", measure_gpu(args, (z, y, x), device, graph_recorder), began, name, args)
     return 0
 
 

@@ -17,6 +17,7 @@ from common import distributed
 from common.device import Precision
 from common.errors import UserError
 from common.guard import Guard
+from common.task import Task
 
 Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
 
@@ -36,18 +37,30 @@ def adamw(
     return torch.optim.AdamW(parameter_groups(module, weight_decay), lr=lr, betas=betas, foreach=True)
 
 
+def half_cosine(angle: float, floor: float) -> float:
+    """Return the share of the rate at `angle` of a half cosine: 1 at 0, `floor` at pi."""
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(angle))
+
+
+def warmed_up(warmup_steps: int, after: Callable[[int], float]) -> Callable[[int], float]:
+    """Return step -> factor of the rate: linear over `warmup_steps`, then `after` of the steps since."""
+
+    def factor(step: int) -> float:
+        return (step + 1) / (warmup_steps + 1) if step < warmup_steps else after(step - warmup_steps)
+
+    return factor
+
+
 def warmup_cosine(
     optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int, final_fraction: float = 0.0
 ) -> LambdaLR:
     """Return a schedule: linear over `warmup_steps`, then a half cosine down to `final_fraction` of lr."""
 
     def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / (warmup_steps + 1)
-        progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
-        return final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
+        progress = min(1.0, step / max(1, total_steps - warmup_steps))
+        return half_cosine(math.pi * progress, final_fraction)
 
-    return LambdaLR(optimizer, factor)
+    return LambdaLR(optimizer, warmed_up(warmup_steps, factor))
 
 
 def warm_restarts(
@@ -63,15 +76,13 @@ def warm_restarts(
     """
 
     def factor(step: int) -> float:
-        if step < warmup_steps:
-            return (step + 1) / (warmup_steps + 1)
-        position, period = step - warmup_steps, first_period
+        position, period = step, first_period
         while position >= period:
             position -= period
             period *= period_factor
-        return final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * position / period))
+        return half_cosine(math.pi * position / period, final_fraction)
 
-    return LambdaLR(optimizer, factor)
+    return LambdaLR(optimizer, warmed_up(warmup_steps, factor))
 
 
 class Ema(AveragedModel):
@@ -242,3 +253,21 @@ class Updater:
             self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
+
+
+class UpdateTask(Task):
+    """A task whose one updater holds everything that the next step depends on.
+
+    Attributes:
+        update: network, optimizer, schedule and averages.
+    """
+
+    update: Updater
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return network, optimizer, schedule and averages."""
+        return self.update.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore them."""
+        self.update.load_state_dict(state)

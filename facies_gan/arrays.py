@@ -7,23 +7,17 @@ import math
 import tokenize
 import zipfile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from common.arrays import require_honest
+from common.arrays import npy_header, require_honest
 from common.errors import DataError
 from common.files import atomic_path
 
 MAX_BYTES = 1 << 31
 # What NumPy raises for damaged files.
 _DAMAGE = (ValueError, EOFError, SyntaxError, TypeError, MemoryError, OverflowError, tokenize.TokenError)
-
-
-def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(stream)
 
 
 def _require_size(path: str | Path, shape: tuple[int, ...], dtype: np.dtype[Any], available: int) -> None:
@@ -45,7 +39,7 @@ def read_npy(path: str | Path) -> np.ndarray:
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            shape, _, dtype = _header(file)
+            shape, _, dtype = npy_header(file)
             if dtype.hasobject:
                 raise DataError(f"{path}: holds Python objects, expected numbers; save it as a plain array")
             _require_size(path, shape, dtype, path.stat().st_size - file.tell())
@@ -75,7 +69,7 @@ def read_npz(path: str | Path, *, objects: tuple[str, ...] = ()) -> dict[str, np
                 require_honest(path, item)
                 name = item.filename.removesuffix(".npy")
                 with archive.open(item) as stream:
-                    shape, _, dtype = _header(stream)
+                    shape, _, dtype = npy_header(stream)
                     if dtype.hasobject:
                         _require_objects_allowed(path, name, objects, item.file_size)
                         arrays[name] = _legacy_objects(stream.read(MAX_BYTES), f"{path}: {name}")

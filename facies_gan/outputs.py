@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from common import distributed
+from common.arrays import open_npy
 from common.errors import DataError, UserError
 from common.files import explain_full_disk, make_folder, temporary_path, write_text
 from facies_gan.arrays import read_npy
@@ -244,7 +245,7 @@ class EarlierSet:
 
     def copy_stack(self, stack: StackFile) -> None:
         """Copy the earlier realisations to the front of a new stack."""
-        old = np.load(self.folder / STACK, mmap_mode="r", allow_pickle=False)
+        old = open_npy(self.folder / STACK, advice="remove it, or begin anew with --overwrite")
         for row in range(len(old)):
             stack.write(row, old[row])
 

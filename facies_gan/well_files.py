@@ -232,7 +232,7 @@ def _points(path: Path, names: list[str], columns: dict[str, np.ndarray], wells:
         if not np.isfinite(values).all():
             row = int(np.flatnonzero(~np.isfinite(values))[0])
             raise DataError(f"{path}: datum {row + 1} has {name} {values[row]}, expected a number; remove it")
-    wrong = np.flatnonzero(codes != np.rint(codes))
+    wrong = np.flatnonzero((codes != np.rint(codes)) | (np.abs(codes) > 2**31))
     if wrong.size:
         raise DataError(
             f"{path}: datum {wrong[0] + 1} has facies {codes[wrong[0]]:g}, expected an integer code; "
@@ -328,7 +328,9 @@ def _cells(
     """Return (rows, cols, inside) of points."""
     columns = points.columns
     if {"col", "row"} <= set(columns):
-        rows, cols = (np.floor(columns[name]).astype(np.int64) for name in ("row", "col"))
+        # Bounded before the cast: what an integer cannot hold is outside the section all the same.
+        bounded = (np.clip(columns[name], -1, max(shape)) for name in ("row", "col"))
+        rows, cols = (np.floor(values).astype(np.int64) for values in bounded)
         beside = np.zeros(len(rows), dtype=bool)
     else:
         horizontal, vertical = geometry.axes

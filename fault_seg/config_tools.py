@@ -71,7 +71,9 @@ class ObjectsConfig:
     n1: int = option(0, "samples a trace (z), for raw volumes without side-car", unit="voxels")
     n2: int = option(0, "crosslines (y)", unit="voxels")
     n3: int = option(0, "inlines (x)", unit="voxels")
-    threshold: float = option(0.5, "probability from which a voxel counts as fault")
+    threshold: float = option(
+        0.0, "probability from which a voxel counts as fault; 0 = that of infer.py in <prefix>.json, else 0.5"
+    )
     min_size: int = option(100, "smallest fault, after thinning", unit="voxels")
     horizons: int = option(10, "number of horizons, evenly spaced in geological time")
     rgt_values: tuple[float, ...] = option((), "geological times 0..1 of the horizons, instead of --horizons")
@@ -89,7 +91,7 @@ class ObjectsConfig:
         """Check what the flags alone can say."""
         if not self.input:
             raise ValueError("--input: missing; name the prefix that infer.py had as --output")
-        if not 0 < self.threshold < 1:
+        if not 0 <= self.threshold < 1:
             raise ValueError(f"--threshold {self.threshold}: expected between 0 and 1")
         if self.min_size < 1 or self.horizons < 0:
             raise ValueError("--min_size must be 1 or more and --horizons 0 or more")

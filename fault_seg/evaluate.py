@@ -27,7 +27,7 @@ from fault_seg.evaluate_refine import evaluate_refine
 from fault_seg.infer import load, predict
 from fault_seg.labels import open_labelled
 from fault_seg.maps import Model
-from fault_seg.metrics import mean_scores, score_cube, score_set, tune_threshold
+from fault_seg.metrics import score_cube, score_set, set_scores, tune_threshold
 from fault_seg.model import build_network, parameter_count
 from fault_seg.pair_files import find_images
 from fault_seg.robustness import robustness, robustness_table
@@ -41,6 +41,12 @@ MEASURES: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
     "iou": ("fault IoU, tuned threshold", "-", "higher", LEARNED),
     "tol_iou": ("fault Tol-IoU@2, tuned threshold", "-", "higher", LEARNED),
     "angle_median_deg": ("fault normal, median error", "degrees", "lower", ("constant",)),
+    "angle_median_pooled_deg": (
+        "fault normal, median error over all fault voxels",
+        "degrees",
+        "lower",
+        ("constant",),
+    ),
     "rgt_mae": ("geological time MAE", "0..1", "lower", ("flat",)),
     "horizon_median_samples": ("horizon error, median", "samples", "lower", ("flat",)),
     "dhr_psnr_db": ("denoised image PSNR", "dB", "higher", ("input",)),
@@ -89,46 +95,55 @@ def evaluate(config: EvaluateConfig, options: MachineOptions, out: Path) -> list
         model.turns = config.tta
         if config.labels:
             return evaluate_survey(config, model, options, out)
-        truth = held_out(config, "valid", model.heads, config.nvalid)
-        if config.ntune < 1:
-            raise UserError(f"--ntune {config.ntune}: expected 1 or more training cubes to tune thresholds")
-        num_train = len(find_images(config.data / "data_train"))
-        tuning = held_out(config, "train", model.heads, min(config.ntune, num_train))
-        if options.dry_run:
-            get_logger().info(
-                f"{len(truth)} held-out cubes {truth[0]['image'].shape}, {len(tuning)} to tune on"
-            )
-            return []
-        started = time.process_time()
-        found = [predict(model, cube["image"]) for cube in truth]
-        seconds = time.process_time() - started
-        entries = {"ours": _entry(found, truth, [predict(model, cube["image"]) for cube in tuning], tuning)}
-        entries |= _baselines(config, model, truth, tuning)
-        more = _robustness(config, model, entries["ours"].threshold, options.seed)
-        headline = score_set(found, truth, HEADLINE)
-        rows = _rows(entries, model, seconds / len(truth), config)
-        if distributed.is_main():
-            document = {
-                "run": describe_run("fault_seg", options.seed),
-                "model": str(model.path),
-                "sha256": model.sha256,
-                "cpu_seconds_a_cube": seconds / len(truth),
-                "peak_memory_bytes": peak_memory_bytes(device),
-                "headline_at_0.5": headline,
-                "robustness": more,
-                "methods": {
-                    name: {"threshold": e.threshold, "mean": e.scores, "cubes": e.cubes}
-                    for name, e in entries.items()
-                },
-            }
-            write_json(out / "evaluation.json", document)
-            text = markdown_table(rows) + ("\n" + robustness_table(more) if more else "")
-            write_text(out / "evaluation.md", text + "\n" + all_measures(entries, headline))
-            save_rows(out / "results.json", rows)
-            if config.figures and "fsem" in found[0]:
-                _draw(out / "figures", truth, found, entries, model)
-            get_logger().info("\n" + text)
-        return rows
+        return evaluate_cubes(config, model, options, out)
+
+
+def evaluate_cubes(config: EvaluateConfig, model: Model, options: MachineOptions, out: Path) -> list[Row]:
+    """Score a model of kind infer on the held-out cubes of a data set; as `evaluate`."""
+    truth = held_out(config, "valid", model.heads, config.nvalid)
+    if config.ntune < 1:
+        raise UserError(f"--ntune {config.ntune}: expected 1 or more training cubes to tune thresholds")
+    num_train = len(find_images(config.data / "data_train"))
+    tuning = held_out(config, "train", model.heads, min(config.ntune, num_train))
+    if options.dry_run:
+        get_logger().info(f"{len(truth)} held-out cubes {truth[0]['image'].shape}, {len(tuning)} to tune on")
+        return []
+    started = time.process_time()
+    found = [predict(model, cube["image"]) for cube in truth]
+    seconds = (time.process_time() - started) / len(truth)
+    entries = {"ours": _entry(found, truth, [predict(model, cube["image"]) for cube in tuning], tuning)}
+    entries |= _baselines(config, model, truth, tuning)
+    more = _robustness(config, model, entries["ours"].threshold, options.seed)
+    headline = score_set(found, truth, HEADLINE)
+    rows = _rows(entries, model, seconds, config)
+    if distributed.is_main():
+        document = {
+            "run": describe_run("fault_seg", options.seed),
+            "model": str(model.path),
+            "sha256": model.sha256,
+            "cpu_seconds_a_cube": seconds,
+            "peak_memory_bytes": peak_memory_bytes(model.device),
+            "headline_at_0.5": headline,
+            "robustness": more,
+            "methods": {
+                name: {"threshold": e.threshold, "mean": e.scores, "cubes": e.cubes}
+                for name, e in entries.items()
+            },
+        }
+        _write(out, document, rows, entries)
+        if config.figures and "fsem" in found[0]:
+            _draw(out / "figures", truth, found, entries, model)
+    return rows
+
+
+def _write(out: Path, document: Mapping[str, Any], rows: list[Row], entries: Mapping[str, Entry]) -> None:
+    """Write evaluation.json, evaluation.md and results.json, and log the short table."""
+    more = document["robustness"]
+    text = markdown_table(rows) + ("\n" + robustness_table(more) if more else "")
+    write_json(out / "evaluation.json", document)
+    write_text(out / "evaluation.md", text + "\n" + all_measures(entries, document["headline_at_0.5"]))
+    save_rows(out / "results.json", rows)
+    get_logger().info("\n" + text)
 
 
 def _entry(
@@ -142,7 +157,7 @@ def _entry(
     if "fsem" in found[0]:
         threshold = tune_threshold([f["fsem"] for f in tuned_on], [t["fsem"] for t in tuning])
     cubes = [score_cube(f, t, threshold) for f, t in zip(found, truth, strict=True)]
-    return Entry(mean_scores(cubes), threshold, cubes, [f["fsem"] for f in found if "fsem" in f])
+    return Entry(set_scores(cubes, found, truth), threshold, cubes, [f["fsem"] for f in found if "fsem" in f])
 
 
 def _baselines(
@@ -263,7 +278,7 @@ def _plain(
     found: list[dict[str, np.ndarray]], truth: list[dict[str, np.ndarray]], threshold: float = HEADLINE
 ) -> Entry:
     cubes = [score_cube(f, t, threshold) for f, t in zip(found, truth, strict=True)]
-    return Entry(mean_scores(cubes), threshold, cubes)
+    return Entry(set_scores(cubes, found, truth), threshold, cubes)
 
 
 def _rows(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from fault_seg.model import HEADS, REFINE_INPUTS, build_network, parameter_count
 from fault_seg.refine import refine_cube
 
 THRESHOLD = 0.5
+PROMISED = ("iou", "rgt_mae", "dhr_correlation")  # what one pass shall better and further ones not spoil
 MEASURES: dict[str, tuple[str, str, str]] = {
     "iou": ("refined fault IoU, p >= 0.5", "-", "higher"),
     "tol_iou": ("refined fault Tol-IoU@2, p >= 0.5", "-", "higher"),
@@ -58,20 +59,68 @@ def evaluate_refine(config: EvaluateConfig, model: Model, options: MachineOption
     seconds = (time.process_time() - began) / len(pairs)
     means = [mean_scores(column) for column in scores]
     rows = _rows(means, model, seconds, config)
+    kept = [verdict(key, scores) for key in PROMISED]
     document = {
         "run": describe_run("fault_seg", options.seed),
         "model": str(model.path),
         "sha256": model.sha256,
         "cpu_seconds_a_cube": seconds,
+        "verdicts": kept,
         "passes": [{"mean": mean, "cubes": column} for mean, column in zip(means, scores, strict=True)],
     }
+    text = markdown_table(rows) + "\n" + verdict_table(kept)
     write_json(out / "evaluation.json", document)
-    write_text(out / "evaluation.md", markdown_table(rows))
+    write_text(out / "evaluation.md", text)
     save_rows(out / "results.json", rows)
     if config.figures:
         _draw(out / "figures", shown["truth"], shown["stages"], means)
-    get_logger().info("\n" + markdown_table(rows))
+    get_logger().info("\n" + text)
     return rows
+
+
+def verdict(key: str, scores: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, Any]:
+    """Return whether the passes better one measure.
+
+    Args:
+        key: of the measure.
+        scores: of the input and after each pass, by cube.
+
+    Returns:
+        `means` of the input and after each pass; `better_after_one` than the input; `no_worse_at_last` than
+        after one pass, and `no_worse_than_input` at last; the share of cubes that one pass betters. A measure
+        that is undefined (NaN) keeps no promise.
+    """
+    sign = 1.0 if MEASURES[key][2] == "higher" else -1.0
+    values = np.array([[cube.get(key, np.nan) for cube in column] for column in scores])
+    means = [mean_scores(column)[key] for column in scores]
+    known = np.isfinite(values[:2]).all(axis=0)
+    better = sign * (values[1] - values[0])[known] > 0
+    return {
+        "measure": key,
+        "means": means,
+        "better_after_one": bool(sign * means[1] > sign * means[0]),
+        "no_worse_at_last": bool(sign * means[-1] >= sign * means[1]),
+        "no_worse_than_input": bool(sign * means[-1] >= sign * means[0]),
+        "cubes_better_after_one": float(better.mean()) if better.size else float("nan"),
+    }
+
+
+def verdict_table(verdicts: Sequence[Mapping[str, Any]]) -> str:
+    """Return the verdicts as a Markdown table, the means after every pass beside them."""
+    last = len(verdicts[0]["means"]) - 1
+    heads = ["measure", "input", *(f"pass {i}" for i in range(1, last + 1)), "pass 1 better", "cubes"]
+    heads += [f"pass {last} no worse than pass 1", f"pass {last} no worse than input"]
+    lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
+    for found in verdicts:
+        cells = [MEASURES[found["measure"]][0], *(f"{mean:.4g}" for mean in found["means"])]
+        cells += [_yes(found["better_after_one"]), f"{found['cubes_better_after_one']:.0%}"]
+        cells += [_yes(found["no_worse_at_last"]), _yes(found["no_worse_than_input"])]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _yes(answer: bool) -> str:
+    return "yes" if answer else "no"
 
 
 def _first(item: dict[str, torch.Tensor]) -> Volumes:

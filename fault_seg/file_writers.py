@@ -129,16 +129,7 @@ def open_file_writer(
     """
     integers = encoding.dtype != "float32"
     if kind == "segy":
-        if not isinstance(like, SegySurvey):
-            raise UserError(
-                f"{path}: SEG-Y needs the headers of a survey, {like.path} is {like.format or 'none'}; "
-                "pass --like survey.sgy or another --format"
-            )
-        units = f"as {source}" if encoding.scale == 1 else f"stored x {encoding.scale:.6g}"
-        model = f"none, converted from {source}"
-        if integers:
-            return IntegerSegyWriter(path, like, _NAME, units, model, encoding)
-        return SegyWriter(path, like, _NAME, units, model, ibm=encoding.ibm)
+        return _segy_writer(path, like, encoding, source)
     if encoding.ibm:
         raise UserError(f"--ibm: {path} is {kind}, expected SEG-Y; do without --ibm")
     if kind == "npy":
@@ -156,3 +147,17 @@ def open_file_writer(
     if kind == "vti":
         return vti_writer(path, like.shape, like.spacing, like.origin, _NAME)
     return BinaryWriter(path, like.shape)
+
+
+def _segy_writer(path: Path, like: Volume, encoding: Encoding, source: str) -> VolumeWriter:
+    """Return the SEG-Y writer of `open_file_writer`."""
+    if not isinstance(like, SegySurvey):
+        raise UserError(
+            f"{path}: SEG-Y needs the headers of a survey, {like.path} is {like.format or 'none'}; "
+            "pass --like survey.sgy or another --format"
+        )
+    units = f"as {source}" if encoding.scale == 1 else f"stored x {encoding.scale:.6g}"
+    model = f"none, converted from {source}"
+    if encoding.dtype != "float32":
+        return IntegerSegyWriter(path, like, _NAME, units, model, encoding)
+    return SegyWriter(path, like, _NAME, units, model, ibm=encoding.ibm)

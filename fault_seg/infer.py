@@ -165,22 +165,15 @@ def infer(
             plan = survey.make_plan(model, volume.shape, config.block, config.overlap, config.max_memory)
             window = int(min(WINDOW_BYTES, config.max_memory * 2**30 / 8))
             rule = survey.survey_rule(volume, options.seed, config.polarity, window)
-        about = survey.describe(plan, model, rule)
-        get_logger().info(
-            f"{volume.path}: samples x crosslines x inlines {volume.shape}, "
-            f"{len(plan.tiles)} {about['tiling']} tiles of {plan.block}"
-        )
-        survey.warn_of_tiles(model, plan, config.max_memory)
+        about = _announced(model, volume, plan, rule, config.max_memory)
         if options.dry_run:
             return dict(about)
         if distributed.is_main():
             outputs.remove_stale()
+        names = _scratch_names(model, outputs, refined=refiner is not None)
+        key = run_key(model, plan, rule, config, volume)
         scratch = Scratch(
-            Path(f"{outputs.prefix}.scratch"),
-            volume.shape,
-            _scratch_names(model, outputs, refined=refiner is not None),
-            key=run_key(model, plan, rule, config, volume),
-            resume=config.resume == "auto",
+            Path(f"{outputs.prefix}.scratch"), volume.shape, names, key=key, resume=config.resume == "auto"
         )
         stack.push(leaving(scratch))
         plan = _run_network(config, model, volume, rule, plan, scratch)
@@ -198,6 +191,19 @@ def infer(
         if slabs is None:  # rank 0 alone writes, however long that takes
             return summary
         return finish(slabs, outputs, summary, started, frame, num_nan, device)
+
+
+def _announced(
+    model: Model, volume: Volume, plan: survey.Plan, rule: Any, max_memory: float
+) -> Mapping[str, Any]:
+    """Return what a side-car says about the work; log it, with a warning where tiles change the result."""
+    about = survey.describe(plan, model, rule)
+    get_logger().info(
+        f"{volume.path}: samples x crosslines x inlines {volume.shape}, "
+        f"{len(plan.tiles)} {about['tiling']} tiles of {plan.block}"
+    )
+    survey.warn_of_tiles(model, plan, max_memory)
+    return about
 
 
 def _models(config: InferConfig, device: torch.device, precision: str) -> tuple[Model, Model | None]:

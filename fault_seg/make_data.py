@@ -62,20 +62,7 @@ def make_data(
     remove_stale_temporaries(out)
     for path in old:  # a smaller set must not keep samples of a larger one
         path.unlink()
-    jobs = [("train", i, i) for i in range(config.ntrain)]
-    jobs += [("valid", i, config.ntrain + i) for i in range(config.nvalid)]
-    work = Parallel(n_jobs=max(1, num_workers), return_as="generator")
-    suffix = SUFFIXES[config.format]
-    samples = (
-        delayed(write_sample)(out, part, number, seed, index, generator, suffix)
-        for part, number, index in jobs
-    )
-    results = cast(Iterator[float], work(samples))  # one at a time, in the order of the jobs
-    fractions: dict[str, list[float]] = {"train": [], "valid": []}
-    for done, ((part, _, _), fraction) in enumerate(zip(jobs, results, strict=True), start=1):
-        fractions[part].append(round(fraction, 5))
-        if done % max(1, count // 5) == 0:
-            get_logger().info(f"{done} of {count} cubes")
+    fractions = _write_samples(config, generator, out, seed, num_workers)
     description = {
         "shape": list(generator.shape),
         "seed": seed,
@@ -94,6 +81,27 @@ def make_data(
             )
     write_json(out / "dataset.json", description)
     return description
+
+
+def _write_samples(
+    config: DataConfig, generator: GeneratorConfig, out: Path, seed: int, num_workers: int
+) -> dict[str, list[float]]:
+    """Write all samples; return the fault fraction of each, by part of the data set."""
+    jobs = [("train", i, i) for i in range(config.ntrain)]
+    jobs += [("valid", i, config.ntrain + i) for i in range(config.nvalid)]
+    work = Parallel(n_jobs=max(1, num_workers), return_as="generator")
+    suffix = SUFFIXES[config.format]
+    samples = (
+        delayed(write_sample)(out, part, number, seed, index, generator, suffix)
+        for part, number, index in jobs
+    )
+    results = cast(Iterator[float], work(samples))  # one at a time, in the order of the jobs
+    fractions: dict[str, list[float]] = {"train": [], "valid": []}
+    for done, ((part, _, _), fraction) in enumerate(zip(jobs, results, strict=True), start=1):
+        fractions[part].append(round(fraction, 5))
+        if done % max(1, len(jobs) // 5) == 0:
+            get_logger().info(f"{done} of {len(jobs)} cubes")
+    return fractions
 
 
 def samples_in(out: Path) -> list[Path]:

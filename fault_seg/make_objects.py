@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ _SEARCH = ("segy", "h5", "npy", "mhd", "vti", "raw")
 _TABLES = ("faults.csv", "fault_points.csv", "fault_sticks.csv", "fault_sticks.dat")
 _ANGLES = ("fdip", "fstrike")
 _SHOWN = 10  # faults in the print-out
+_THRESHOLD = 0.5  # where neither a flag nor a side-car says one
 
 
 def make_objects(
@@ -45,6 +47,7 @@ def make_objects(
         DataError: the volumes are missing or do not fit each other.
     """
     origins = origins or {}
+    config = replace(config, threshold=chosen_threshold(config))
     if origins.get("horizons") == "command line" and config.rgt_values:
         raise UserError("--horizons and --rgt_values: expected one of the two")
     kind, found = _find(config)
@@ -60,6 +63,7 @@ def make_objects(
     summary: dict[str, Any] = {
         "prefix": prefix,
         "format": kind,
+        "threshold": config.threshold,
         "faults": [],
         "horizons": values,
         "files": [],
@@ -78,6 +82,22 @@ def make_objects(
             cut: Any = None if fsem is None else fsem >= config.threshold
             summary["files"] += write_horizon_files(prefix, rgt, values, geometry, cut)
     return summary
+
+
+def chosen_threshold(config: ObjectsConfig) -> float:
+    """Return the threshold of the flag, else that with which inference wrote the volumes, else 0.5.
+
+    Raises:
+        DataError: the side-car's is no probability.
+    """
+    if config.threshold:
+        return config.threshold
+    value = (read_sidecar(f"{config.input}.fsem") or {}).get("threshold", _THRESHOLD)
+    if not isinstance(value, int | float) or not 0 < value < 1:
+        raise DataError(
+            f"{config.input}.json: threshold {value!r}, expected between 0 and 1; pass --threshold"
+        )
+    return float(value)
 
 
 def _find(config: ObjectsConfig) -> tuple[str, list[str]]:
@@ -164,7 +184,7 @@ def _write_faults(
     num_missing = int(angles.missing.sum())
     if num_missing:
         get_logger().info(
-            f"{config.input}: {num_missing} voxels have fsem >= {config.threshold} but no angle, left out; "
+            f"{config.input}: {num_missing} voxels have fsem >= {config.threshold:g} but no angle, left out; "
             "infer.py writes angles from its --threshold on"
         )
     certain = np.where(angles.missing, 0, fsem)
@@ -203,7 +223,7 @@ def _refuse_existing(prefix: str, kind: str, faults: bool, values: list[float], 
 
 def report(summary: dict[str, Any]) -> str:
     """Return what `make_objects` found as text, with the next command."""
-    lines = [f"volumes: {summary['format']}"]
+    lines = [f"volumes: {summary['format']}, faults from a probability of {summary['threshold']:.3g}"]
     rows = summary["faults"]
     if rows:
         lines.append(f"faults: {len(rows)}" + (f", the largest {_SHOWN}:" if len(rows) > _SHOWN else ""))

@@ -16,7 +16,7 @@ import numpy as np
 
 from fault_seg import metrics_fault as mf
 from fault_seg.metrics_fault import Array
-from fault_seg.metrics_fields import angle_scores, dhr_scores, rgt_scores
+from fault_seg.metrics_fields import angle_scores, dhr_scores, pooled_angle_median, rgt_scores
 from fault_seg.metrics_section import ods_ois
 
 MEASURES = ("tol_iou", "tol_f1", "iou", "f1", "dice")
@@ -80,12 +80,29 @@ def mean_scores(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return result
 
 
+def set_scores(
+    cubes: Sequence[Mapping[str, float]],
+    predictions: Sequence[Mapping[str, Array]],
+    truths: Sequence[Mapping[str, Array]],
+) -> dict[str, float]:
+    """Return the means of the scores of `cubes`, with what is measured over the voxels of all cubes.
+
+    That is `angle_median_pooled_deg`, beside `angle_median_deg`, the mean over cubes of each one's median.
+    """
+    mean = mean_scores(cubes)
+    if "angle_median_deg" not in mean or not all("fdip" in p for p in predictions):
+        return mean
+    pooled = {"angle_median_pooled_deg": pooled_angle_median(predictions, truths)}
+    last = list(mean).index("angle_median_deg") + 1
+    return dict([*list(mean.items())[:last], *pooled.items(), *list(mean.items())[last:]])
+
+
 def score_set(
     predictions: Sequence[Mapping[str, Array]], truths: Sequence[Mapping[str, Array]], threshold: float
 ) -> dict[str, float]:
     """Return the mean scores of a set of cubes, with ODS and OIS over all its inline sections."""
     pairs = list(zip(predictions, truths, strict=True))
-    result = mean_scores([score_cube(p, t, threshold) for p, t in pairs])
+    result = set_scores([score_cube(p, t, threshold) for p, t in pairs], predictions, truths)
     if all("fsem" in p for p in predictions):
         result |= ods_ois([p["fsem"] for p in predictions], [t["fsem"] for t in truths])
     return result

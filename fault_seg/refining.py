@@ -105,15 +105,7 @@ def refine_passes(
     plan = survey.make_plan(model, volume.shape, config.block, config.overlap, config.max_memory)
     survey.warn_of_tiles(model, plan, config.max_memory)
     key = _base_key(model, plan, config, volume)
-    folders = [Path(f"{outputs.prefix}.refine{i}") for i in (0, 1)]
-    begin = _first_pass(folders, key, config)
-    sets = _open_sets(folders, volume.shape, _names(model), key, begin)
-    for scratch in sets:
-        stack.push(_leaving(scratch))
-    if begin == 0:
-        if source is not None:
-            write_first(source, sets[1], ~volume.null)
-        distributed.barrier()
+    begin, sets = _start(config, model, volume, source, outputs.prefix, key, stack)
     refined = Refined(None, model=model.path.name)
     for i in range(begin, config.refine_iters):
         before, last = sets[(i + 1) % 2], sets[i % 2]
@@ -131,6 +123,28 @@ def refine_passes(
         if change < config.refine_tol:
             break
     return refined
+
+
+def _start(
+    config: SurveyConfig,
+    model: Model,
+    volume: Volume,
+    source: Read | None,
+    prefix: str,
+    key: str,
+    stack: contextlib.ExitStack,
+) -> tuple[int, list[Scratch]]:
+    """Return the number of the first pass to do, and the two sets of scratch files, its input filled."""
+    folders = [Path(f"{prefix}.refine{i}") for i in (0, 1)]
+    begin = _first_pass(folders, key, config)
+    sets = _open_sets(folders, volume.shape, _names(model), key, begin)
+    for scratch in sets:
+        stack.push(_leaving(scratch))
+    if begin == 0:
+        if source is not None:
+            write_first(source, sets[1], ~volume.null)
+        distributed.barrier()
+    return begin, sets
 
 
 def _write_pass(attributes: Attributes, prefix: str, outputs: Outputs) -> None:

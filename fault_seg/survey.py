@@ -10,6 +10,7 @@ Only slabs are in memory. Under torchrun each rank computes its inlines; rank 0 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -250,12 +251,10 @@ def solve_survey_time(
     Slopes are measured tile by tile; when the whole survey does not fit `max_memory` GiB, they are averaged
     over blocks and the system is solved on that coarser grid. `image(x0, x1)` gives the clean image.
     """
-    n1, n2, n3 = scratch.shape
+    n1, n2, _ = scratch.shape
     budget = max_memory * 2**30
-    factor = 1
-    while SLOPE_BYTES * n1 * n2 * n3 / factor**3 > budget and factor < 16:
-        factor *= 2
-    coarse = tuple(-(-n // factor) for n in (n1, n2, n3))
+    factor = _decimation(scratch.shape, budget)
+    coarse = tuple(-(-n // factor) for n in scratch.shape)
     sums = [np.zeros(coarse, np.float32) for _ in range(4)]  # P w, Q w, w, voxels
 
     def measure(tile: torch.Tensor) -> torch.Tensor:
@@ -293,6 +292,14 @@ def solve_survey_time(
         return (_interpolated(deviation, factor, (n1, n2), (x0, x1)) + z).numpy()
 
     return read
+
+
+def _decimation(shape: tuple[int, int, int], budget: float) -> int:
+    """Return by how much each axis is decimated for the solve to fit `budget` bytes: 1, 2, 4, 8 or 16."""
+    factor = 1
+    while SLOPE_BYTES * math.prod(shape) / factor**3 > budget and factor < 16:
+        factor *= 2
+    return factor
 
 
 def _block_sums(values: np.ndarray, factor: int) -> np.ndarray:

@@ -21,10 +21,10 @@ from common.guard import Guard
 from common.log import get_logger
 from common.muon import Muon
 from common.noise import numpy_stream
-from common.optim import Ema, Updater, adamw, warmup_cosine
+from common.optim import Ema, Updater, UpdateTask, adamw, warmup_cosine
 from common.run import Layout, RunFolder, TrainOptions, machine
 from common.sampling import Draw, StepSampler, steps_of, train_loader
-from common.task import Cadence, Phase, Result, Task
+from common.task import Cadence, Phase, Result
 from fault_seg import calibration
 from fault_seg.config import TrainConfig
 from fault_seg.first_estimates import estimate_from, network_input, replaced
@@ -48,7 +48,7 @@ MAX_CALIBRATION_CUBES = 16
 VALID_SCORES = ("ap", "tol_iou", "angle_median_deg", "rgt_mae", "dhr_psnr_db")
 
 
-class FaultTask(Task):
+class FaultTask(UpdateTask):
     """Supervised training of one fault_seg network.
 
     Args:
@@ -227,14 +227,6 @@ class FaultTask(Task):
         """Return the averaged weights, or the plain ones without averaging."""
         return plain_weights(self.ema.module if self.ema else self.network)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return network, optimizer, schedule and averages."""
-        return self.update.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore them."""
-        self.update.load_state_dict(state)
-
     def accept(self, found: Checkpoint) -> None:
         """Refuse to continue from another layout, set of heads or optimizer."""
         for name in ("network", "heads", "optimizer"):
@@ -267,11 +259,7 @@ def train(config: TrainConfig, options: TrainOptions, origins: dict[str, str] | 
         with distributed.shared_errors():
             train_set, valid_set = make_datasets(config, options.seed)
         batch = config.batch_train * config.accumulate
-        if config.batch_train > len(train_set):
-            raise DataError(
-                f"--batch_train {config.batch_train}: more than the {len(train_set)} training samples; "
-                "lower it"
-            )
+        _require_samples(config, len(train_set))
         per_epoch = max(1, steps_of(1, len(train_set), batch * distributed.world_size()))
         total = config.steps or steps_of(config.epochs, len(train_set), batch * distributed.world_size())
         guard = Guard(device, options.on_nonfinite)
@@ -294,13 +282,7 @@ def train(config: TrainConfig, options: TrainOptions, origins: dict[str, str] | 
             options.out, package=PACKAGE, config=config, options=options, origins=origins, layout=LAYOUT
         )
         with folder:
-            cadence = Cadence(
-                eval_every=min(per_epoch, total),
-                save_every=min(per_epoch, total),
-                steps_per_epoch=per_epoch,
-                best_metric=best_metric(config),
-                best_is_lower=not config.fault,
-            )
+            cadence = _cadence(config, per_epoch, total)
             _describe_network(task, config)
             before = task.evaluate() if config.labels else {}
             result = loop.train(task, [Phase("train", total, batches)], folder, options, cadence, guard)
@@ -308,6 +290,25 @@ def train(config: TrainConfig, options: TrainOptions, origins: dict[str, str] | 
             if result.state == "finished":
                 _calibrate(task, folder, config)
             return result
+
+
+def _cadence(config: TrainConfig, per_epoch: int, total: int) -> Cadence:
+    """Return an evaluation and a checkpoint an epoch."""
+    return Cadence(
+        eval_every=min(per_epoch, total),
+        save_every=min(per_epoch, total),
+        steps_per_epoch=per_epoch,
+        best_metric=best_metric(config),
+        best_is_lower=not config.fault,
+    )
+
+
+def _require_samples(config: TrainConfig, number: int) -> None:
+    """Refuse a batch that is larger than the data set."""
+    if config.batch_train > number:
+        raise DataError(
+            f"--batch_train {config.batch_train}: more than the {number} training samples; lower it"
+        )
 
 
 def _require_torchrun(config: TrainConfig) -> None:

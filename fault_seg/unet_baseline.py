@@ -70,18 +70,18 @@ def train_baseline(
         done = _run(task, pairs, seed, steps, seconds)
     used = time.process_time() - began
     get_logger().info(f"baseline {network}: {done} of {steps} steps in {used:.1f} CPU s")
-    return _model_of(task, precision)
+    return model_of(task, precision)
 
 
-def _model_of(task: FaultTask, precision: Precision) -> Model:
-    """Return the averaged network of a task, ready to predict."""
+def model_of(task: FaultTask, precision: Precision) -> Model:
+    """Return a copy of the averaged network of a task, ready to predict."""
     assert task.ema is not None
     device, layout = task.guard.device, task.train_config.network
     return Model(
         network=devices.channels_last(fuse_batch_norm(task.ema.module)).to(device),
         layout=layout,
         kind="infer",
-        heads=("fault",),
+        heads=task.train_config.heads,
         config=task.config,
         path=Path(layout),
         sha256="",

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from common.arrays import npy_header
 from common.errors import DataError, UserError
 from fault_seg.slabs import WINDOW_BYTES, Volume
 from fault_seg.vtk import parse_mhd, parse_vti
@@ -143,10 +144,7 @@ def open_npy(path: Path, layout: str) -> BinaryVolume:
     """
     with _open_binary(path) as file:
         try:
-            version = np.lib.format.read_magic(file)
-            formats = np.lib.format
-            read = formats.read_array_header_1_0 if version == (1, 0) else formats.read_array_header_2_0
-            shape, fortran, dtype = read(file)
+            shape, fortran, dtype = npy_header(file)
         except _NPY_ERRORS as error:
             raise DataError(
                 f"{path}: no npy file ({error}), expected an array of 3 axes; write it with np.save"

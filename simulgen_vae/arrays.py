@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from common.arrays import DAMAGE, open_npz
+from common.arrays import open_npy, open_npz
 from common.errors import DataError
 from common.legacy_pickle import read_pickled_array
 from simulgen_vae.canonical import split_columns, trajectory_shape
 from simulgen_vae.hdf5_input import find_item, open_h5
 
 NAMES = {"fields": ("fields", "U"), "params": ("params", "P"), "images": ("images", "G"), "ntr": ("ntr",)}
+FORM = "(N, T, M) or (N, T, M, V)"
 
 
 class ArraySource:
@@ -73,7 +74,7 @@ class FolderSource:
 
 def _sample_shape(path: Path) -> tuple[int, ...]:
     if path.suffix == ".npy":
-        return open_npy(path).shape
+        return open_npy(path, FORM).shape
     source, shape = _single_dataset(path)
     source.close()
     return shape
@@ -81,7 +82,7 @@ def _sample_shape(path: Path) -> tuple[int, ...]:
 
 def _sample_array(path: Path) -> np.ndarray:
     if path.suffix == ".npy":
-        return open_npy(path)
+        return open_npy(path, FORM)
     source, _ = _single_dataset(path)
     with source:
         return source[next(iter(source)) if "fields" not in source else "fields"][()]
@@ -97,21 +98,6 @@ def _single_dataset(path: Path) -> tuple[Any, tuple[int, ...]]:
         h5.close()
         raise DataError(f"{path}: holds {names[:8]}, expected one dataset of numbers, or one named fields")
     return h5, tuple(int(n) for n in item.shape)
-
-
-def open_npy(path: Path) -> np.ndarray:
-    """Memory-map an npy file.
-
-    Raises:
-        DataError: it is none, holds objects, or is shorter than its header says.
-    """
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except DAMAGE as error:
-        raise DataError(
-            f"{path}: no npy file of numbers ({error}), expected (N, T, M) or (N, T, M, V); "
-            "write it with np.save"
-        ) from error
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -136,7 +122,7 @@ def read_pickle(path: Path) -> np.ndarray:
     """Return the one array of a legacy `dataset{k}.pickle`; a file that really is npy is mapped as such."""
     with path.open("rb") as file:
         magic = file.read(6)
-    return open_npy(path) if magic == b"\x93NUMPY" else read_pickled_array(path)
+    return open_npy(path, FORM) if magic == b"\x93NUMPY" else read_pickled_array(path)
 
 
 def require_real(array: np.ndarray, path: Path, what: str) -> None:

@@ -28,7 +28,7 @@ from simulgen_vae.pairs import LatentNetPredictor, Pair, batched, fit_latent_gp
 from simulgen_vae.predictor import Predictor, TrainingSet
 from simulgen_vae.uncertainty import Calibration, field_std
 
-OURS = "ours"
+OURS, AUTO_ENCODING = "ours", "vae_autoencoding"
 CURVE_POINTS = 200_000  # of |error|/std that the coverage curve is drawn from
 
 
@@ -75,6 +75,7 @@ class Bars:
         crps: of the normal law with the predicted standard deviation.
         factor: half width in standard deviations.
         ratios: sample of |error|/std.
+        over: what the factor was calibrated over, see `Calibration`.
     """
 
     coverage: float
@@ -83,6 +84,7 @@ class Bars:
     crps: float
     factor: float
     ratios: np.ndarray
+    over: str = "trajectories"
 
 
 def winner_of(surrogate: Surrogate) -> Predictor:
@@ -100,9 +102,38 @@ def winner_of(surrogate: Surrogate) -> Predictor:
 
 
 def our_methods(
-    surrogate: Surrogate, train: TrainingSet, rows: TrainingSet, recon_iter: int, seed: int
+    surrogate: Surrogate,
+    train: TrainingSet,
+    rows: TrainingSet,
+    recon_iter: int,
+    seed: int,
+    fitted: Mapping[str, Predictor] | None = None,
 ) -> dict[str, Method]:
-    """Return what ships first, then VAE + net, VAE + GP and gp2, fitted here anew, and the auto-encoding."""
+    """Return what ships first, then VAE + net, VAE + GP and gp2, and the auto-encoding.
+
+    A model that was trained without parameters and pictures has its auto-encoding alone.
+
+    Args:
+        surrogate: the model.
+        train: its training rows.
+        rows: the rows to predict.
+        recon_iter: posterior draws of the auto-encoding.
+        seed: of the draws.
+        fitted: VAE + GP and gp2 as the training fitted them; those that are missing are fitted to `train`.
+    """
+    found = {} if surrogate.predictor is None else _predicting_methods(surrogate, train, rows, fitted or {})
+    c, spread = auto_encoding(surrogate.vae, rows.c, recon_iter, seed, FrontEnd(surrogate.basis))
+    note = "sees the truth"
+    if recon_iter > 1:
+        note += f"; mean of {recon_iter} draws, which lie {spread:.3g} around it"
+    found[AUTO_ENCODING] = Method(AUTO_ENCODING, c, note=note, spread=spread)
+    return found
+
+
+def _predicting_methods(
+    surrogate: Surrogate, train: TrainingSet, rows: TrainingSet, fitted: Mapping[str, Predictor]
+) -> dict[str, Method]:
+    """Return what predicts from inputs, what ships first."""
     winner, basis, vae = winner_of(surrogate), surrogate.basis, surrogate.vae
     found = {OURS: _timed(OURS, winner, rows, basis)}
     share = f", weight {winner.weight:g}" if isinstance(winner, Pair) else ""
@@ -112,17 +143,13 @@ def our_methods(
         found["vae_net"] = _timed("vae_net", net, rows, basis)
     fits = {"vae_gp": lambda: fit_latent_gp(train, vae), "gp2": lambda: fit_predictor(train)}
     for name, fit in fits.items():
-        if winner.name != name:
-            started = time.process_time()
-            predictor = fit()
-            seconds = time.process_time() - started
-            found[name] = _timed(name, predictor, rows, basis)
-            found[name].fit_seconds = seconds
-    c, spread = auto_encoding(vae, rows.c, recon_iter, seed, FrontEnd(basis))
-    note = "sees the truth"
-    if recon_iter > 1:
-        note += f"; mean of {recon_iter} draws, which lie {spread:.3g} around it"
-    found["vae_autoencoding"] = Method("vae_autoencoding", c, note=note, spread=spread)
+        if winner.name == name:
+            continue
+        started = time.process_time()
+        predictor = fitted.get(name) or fit()
+        seconds = time.process_time() - started
+        found[name] = _timed(name, predictor, rows, basis)
+        found[name].fit_seconds = math.nan if name in fitted else seconds
     return found
 
 
@@ -259,6 +286,7 @@ def score_bars(
         float(shares[2]),
         calibration.factor,
         np.concatenate(parts),
+        calibration.over,
     )
 
 

@@ -132,6 +132,12 @@ class TrainConfig:
     guard: bool = option(True, "let the best predictor on held-out data ship")
     baselines: str = option(",".join(BASELINES), "regressions on POD to print beside the models")
     coverage: float = option(0.9, "of the error bars")
+    coverage_over: str = option(
+        "auto",
+        "points: that share of them in the mean; trajectories: that share of the points of that share of "
+        "trajectories (wider); auto: points from 19 calibration runs on",
+        choices=("auto", "points", "trajectories"),
+    )
     patience: int = option(0, "end a phase after this many evaluations without gain; 0 = never")
     max_memory: float = option(2.0, "bound on the memory of data preparation", unit="GiB")
 

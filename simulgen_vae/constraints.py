@@ -123,7 +123,8 @@ def read_dirichlet(path: str | Path, shape: tuple[int, int, int]) -> tuple[np.nd
         )
     mask = mask.astype(bool)
     value = value if value.shape == shape else value[..., None]
-    value = np.broadcast_to(value, shape).astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused
+        value = np.broadcast_to(value, shape).astype(np.float32)
     if not mask.any() or not np.isfinite(value[:, mask]).all():
         raise DataError(f"{path}: {int(mask.sum())} nodes, expected at least one, all with finite values")
     return mask, np.where(mask[:, None], value, np.float32(0))

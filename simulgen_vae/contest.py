@@ -18,7 +18,7 @@ import torch
 from common.device import few_threads
 from common.log import get_logger
 from common.noise import torch_stream
-from simulgen_vae.field_metric import FieldMetric
+from simulgen_vae.field_metric import FieldMetric, TrueFieldMetric
 from simulgen_vae.pairs import batched, disagreement, pair_of
 from simulgen_vae.predictor import Predictor, TrainingSet, deviations_of
 
@@ -31,6 +31,7 @@ POD_GP = "gp2"  # the POD + Gaussian process regression that every network has t
 
 
 Spread = Callable[[int, int, int], torch.Tensor]
+Fields = Callable[[int], torch.Tensor]  # number of a sample in the data set -> its field [T, M, V]
 
 
 def _no_spread(_row: int, num: int, _seed: int) -> torch.Tensor:
@@ -297,8 +298,19 @@ def last_line(winner: Entry, entries: Sequence[Entry]) -> str:
     return f"shipping {winner.name}{share}: held-out relative L2 {winner.mean:.4f}{against}"
 
 
+def metric_of(rows: TrainingSet, fields: Fields | None) -> FieldMetric:
+    """Return how rows are scored: as an evaluation does where the true fields can be read."""
+    numbers = rows.rows
+    if fields is None or numbers is None or rows.basis.is_identity:
+        return FieldMetric(rows.basis)
+    return TrueFieldMetric(rows.basis, rows.c, lambda i: fields(int(numbers[i])))
+
+
 def run_contest(
-    contenders: Sequence[Contender], train: TrainingSet, validation: TrainingSet | None
+    contenders: Sequence[Contender],
+    train: TrainingSet,
+    validation: TrainingSet | None,
+    fields: Fields | None = None,
 ) -> Contest:
     """Fit all contenders, score them on unseen rows, and return the winner.
 
@@ -319,7 +331,7 @@ def run_contest(
         kept = scored_rows(list(candidates.values()), counts, rows)
         rows = rows.subset(kept)
         candidates = {n: _only(c, kept) for n, c in candidates.items()}
-    verdict = judge(list(candidates.values()), rows.c, FieldMetric(rows.basis))
+    verdict = judge(list(candidates.values()), rows.c, metric_of(rows, fields))
     chosen = [candidates[name] for name in verdict.members]
     if not by_validation:  # all that its own members held out tells of the winner
         kept = scored_rows([whole[name] for name in verdict.members], counts, train)

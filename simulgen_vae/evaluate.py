@@ -21,6 +21,7 @@ from common.report import Row, format_number, save_rows
 from common.run import MachineOptions, describe_run, machine
 from simulgen_vae import gallery, metrics
 from simulgen_vae.compare import (
+    AUTO_ENCODING,
     OURS,
     Bars,
     Method,
@@ -36,7 +37,7 @@ from simulgen_vae.config_tools import EvaluateConfig
 from simulgen_vae.constraints import constraints_of
 from simulgen_vae.contest import POD_GP
 from simulgen_vae.field_data import FieldData
-from simulgen_vae.model_files import Surrogate, find_model, read_surrogate
+from simulgen_vae.model_files import Surrogate, find_model, read_candidates, read_surrogate
 from simulgen_vae.predictor import TrainingSet
 from simulgen_vae.preparation import open_data, provenance_of
 from simulgen_vae.reduced import reduce_all
@@ -49,7 +50,7 @@ class Evaluation:
     """Everything an evaluation found.
 
     Attributes:
-        methods: by name, ours first.
+        methods: by name, ours first; without one that predicts the auto-encoding.
         bars: error bars of what ships, or None.
         constraints: what ours violates, means over some rows.
         basis_floor: mean relative L2 error of encoding and decoding alone.
@@ -63,6 +64,11 @@ class Evaluation:
     basis_floor: float
     numbers: np.ndarray
     line: str
+
+    @property
+    def lead(self) -> Method:
+        """What the report is about: what ships, or the auto-encoding of a model that predicts nothing."""
+        return self.methods.get(OURS) or self.methods[AUTO_ENCODING]
 
 
 def open_for(surrogate: Surrogate, config: EvaluateConfig) -> FieldData:
@@ -133,7 +139,7 @@ def evaluate(config: EvaluateConfig, options: MachineOptions, out: Path) -> list
         if not len(numbers):
             raise UserError(f"--part {config.part}: no rows in this split; choose another part")
         if options.dry_run:
-            get_logger().info("%s ships %s; %d rows to score", path, winner_of(surrogate).name, len(numbers))
+            get_logger().info("%s ships %s; %d rows to score", path, ships_of(surrogate), len(numbers))
             data.close()
             return []
         rows = rows_of(surrogate, data, numbers, options.seed)
@@ -159,13 +165,17 @@ def compare(
     seed: int,
 ) -> Evaluation:
     """Let every method predict the rows, and score all of them in one pass over the true fields."""
-    split = surrogate.split
-    train = rows_of(surrogate, data, split.train, seed)
-    methods = our_methods(surrogate, train, rows, config.recon_iter, seed)
-    methods[OURS].fit_seconds = contest_seconds(find_model(config.model).parent, winner_of(surrogate).name)
+    split, path = surrogate.split, find_model(config.model)
     before = np.sort(np.concatenate([split.train, split.validation]))
     fitted_on = rows_of(surrogate, data, before, seed)
-    methods |= baseline_methods(config.baseline_names, fitted_on, rows, surrogate.vae.shape.num_latents)
+    train = fitted_on.subset(torch.from_numpy(np.searchsorted(before, split.train)))
+    fitted = read_candidates(path, surrogate)
+    methods = our_methods(surrogate, train, rows, config.recon_iter, seed, fitted)
+    for name in {OURS, *fitted} & set(methods):
+        title = ships_of(surrogate) if name == OURS else name
+        methods[name].fit_seconds = contest_seconds(path.parent, title)
+    names = config.baseline_names if surrogate.predictor is not None else ()
+    methods |= baseline_methods(names, fitted_on, rows, surrogate.vae.shape.num_latents)
     floor = score_methods(methods, surrogate, data, numbers)
     bars = None
     calibration = surrogate.calibration
@@ -176,14 +186,19 @@ def compare(
                 "leave the flag out, or train with that coverage"
             )
         bars = score_bars(surrogate, calibration, rows, data, numbers, seed)
-    obeyed, limit = [], constraints_of(surrogate)
+    obeyed, limit, lead = [], constraints_of(surrogate), methods.get(OURS) or methods[AUTO_ENCODING]
     for k, number in enumerate(numbers[:CONSTRAINT_ROWS]):
-        field = limit(surrogate.basis.decode(methods[OURS].c[k])).detach().numpy()
+        field = limit(surrogate.basis.decode(lead.c[k])).detach().numpy()
         obeyed.append(constraint_scores(field, data.trajectory(int(number)), data.grid_shape))
     constraints = {name: float(np.mean([o[name] for o in obeyed])) for name in obeyed[0]}
     return Evaluation(
         methods, bars, constraints, float(np.mean(floor)), numbers, last_line(methods, surrogate)
     )
+
+
+def ships_of(surrogate: Surrogate) -> str:
+    """Return the name of what ships, "" when the model predicts nothing."""
+    return "" if surrogate.predictor is None else winner_of(surrogate).name
 
 
 def contest_seconds(folder: Path, name: str) -> float:
@@ -197,6 +212,14 @@ def contest_seconds(folder: Path, name: str) -> float:
 
 def last_line(methods: Mapping[str, Method], surrogate: Surrogate) -> str:
     """Return the plain statement: what ships, and how it stands to the best baseline on these rows."""
+    if surrogate.predictor is None:
+        error = {name: m.summary["relative_l2"] for name, m in methods.items()}
+        oracle = next(name for name in error if name.endswith("_oracle"))
+        return (
+            "the model was trained without parameters and pictures and predicts nothing; auto-encoding "
+            f"leaves {error[AUTO_ENCODING]:.4f}, {error[AUTO_ENCODING] / error[oracle]:.2f} x {oracle} "
+            f"{error[oracle]:.4f} (relative L2)"
+        )
     ours = methods[OURS].summary["relative_l2"]
     rivals = {
         name: m.summary["relative_l2"]
@@ -225,7 +248,7 @@ def markdown(found: Evaluation) -> str:
     for method in order:
         summary = method.summary
         values = [_text(summary[n]) for n in names] + [_text(method.fit_seconds), _text(method.ms)]
-        title = f"**{method.name}**" if method.name == OURS else method.name
+        title = f"**{method.name}**" if method.name == found.lead.name else method.name
         lines.append("| " + " | ".join([title, *values, method.note or "-"]) + " |")
     lines += ["", f"Encoding and decoding alone leave {format_number(found.basis_floor)}."]
     lines += [largest_error_line(found), constraint_line(found.constraints)]
@@ -233,22 +256,25 @@ def markdown(found: Evaluation) -> str:
         b = found.bars
         lines.append(
             f"Error bars: {b.coverage:.3f} of all points inside the {b.nominal:g} band, mean width "
-            f"{format_number(b.mean_width)}, CRPS {format_number(b.crps)}, factor {b.factor:.2f}."
+            f"{format_number(b.mean_width)}, CRPS {format_number(b.crps)}, factor {b.factor:.2f} calibrated "
+            f"over {b.over}."
         )
-    else:
+    elif OURS in found.methods:
         lines.append("Error bars: not calibrated (too few calibration trajectories).")
+    else:
+        lines.append("Error bars: none, for nothing is predicted.")
     lines += ["", found.line, ""]
     return "\n".join(lines)
 
 
 def largest_error_line(found: Evaluation) -> str:
     """Return where what ships is furthest from the truth, and its error as the mean over fields."""
-    ours = found.methods[OURS]
+    ours = found.lead
     k = int(np.argmax([s["max_error"] for s in ours.scores]))
     worst = ours.scores[k]
     place = f"frame {worst['max_error_frame']:.0f}, node {worst['max_error_node']:.0f}"
     return (
-        f"Largest error of ours: {format_number(worst['max_error'])} at {place}, field "
+        f"Largest error of {ours.name}: {format_number(worst['max_error'])} at {place}, field "
         f"{worst['max_error_field']:.0f} of row {found.numbers[k]}; relative L2 as the mean over fields "
         f"{format_number(ours.summary['macro_relative_l2'])}."
     )
@@ -277,10 +303,11 @@ def _finite(value: float) -> float | None:
 
 def result_rows(found: Evaluation, command: str) -> list[Row]:
     """Return the measures of what ships beside those of the baselines, for the house's report."""
-    ours = found.methods[OURS]
-    rivals = [m for n, m in found.methods.items() if n.startswith("pod") and not n.endswith("_oracle")]
+    ours, what = found.lead, "" if OURS in found.methods else " of auto-encoding"
+    rivals = [m for n, m in found.methods.items() if n.startswith("pod") and (what or "_oracle" not in n)]
     rivals += [found.methods["mean_field"]]
     rows = []
+    parameters = ours.parameters
     for key, title, better in (
         ("relative_l2", "relative L2, mean", "lower"),
         ("relative_l2_median", "relative L2, median", "lower"),
@@ -290,7 +317,8 @@ def result_rows(found: Evaluation, command: str) -> list[Row]:
         values = {m.name: _finite(m.summary[key]) for m in rivals}
         value = _finite(ours.summary[key])
         seconds = _finite(ours.fit_seconds)
-        rows.append(Row("simulgen_vae", title, "-", better, value, values, seconds, ours.parameters, command))
+        title += what
+        rows.append(Row("simulgen_vae", title, "-", better, value, values, seconds, parameters, command))
     if found.bars is not None:
         rows.append(
             Row(
@@ -312,11 +340,12 @@ def document(found: Evaluation, surrogate: Surrogate, path: Path, options: Machi
         "mean_width": found.bars.mean_width,
         "crps": found.bars.crps,
         "factor": found.bars.factor,
+        "over": found.bars.over,
     }
     return {
         "run": describe_run("simulgen_vae", options.seed),
         "model": str(path),
-        "ships": winner_of(surrogate).name,
+        "ships": ships_of(surrogate),
         "line": found.line,
         "rows": found.numbers.tolist(),
         "basis_floor": found.basis_floor,

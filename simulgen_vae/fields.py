@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from common.arrays import open_npy
 from common.errors import DataError, UserError
-from simulgen_vae.arrays import ArraySource, FolderSource, open_npy, read_npz, read_pickle
+from simulgen_vae.arrays import FORM, ArraySource, FolderSource, read_npz, read_pickle
 from simulgen_vae.canonical import open_canonical
 from simulgen_vae.field_data import FieldData, Source, drop_bad_samples
 from simulgen_vae.images import read_image_folder, threshold
@@ -86,7 +87,7 @@ def _open(path: Path, num_var: int, var_order: str) -> FieldData:
     if suffix in (".h5", ".hdf5"):
         return open_canonical(path, num_var, var_order)
     if suffix == ".npy":
-        return _plain(path, ArraySource(path, open_npy(path), num_var, var_order))
+        return _plain(path, ArraySource(path, open_npy(path, FORM), num_var, var_order))
     if suffix in (".pickle", ".pkl"):
         return _plain(path, ArraySource(path, read_pickle(path), num_var, var_order))
     if suffix == ".npz":

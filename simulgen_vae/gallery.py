@@ -39,7 +39,7 @@ def draw_all(
 ) -> list[Path]:
     """Draw every figure that the data allows; return the files."""
     field = min(field, data.num_fields - 1)
-    errors = [s["relative_l2"] for s in found.methods[OURS].scores]
+    errors = [s["relative_l2"] for s in found.lead.scores]
     order = np.argsort(errors)
     picked = {"best": int(order[0]), "median": int(order[len(order) // 2]), "worst": int(order[-1])}
     made = []
@@ -71,13 +71,14 @@ def sample_figures(
     std = None
     with torch.no_grad():
         limit = constraints_of(surrogate)
-        prediction = limit(surrogate.basis.decode(found.methods[OURS].c[k])).numpy()[..., field]
+        prediction = limit(surrogate.basis.decode(found.lead.c[k])).numpy()[..., field]
         if surrogate.calibration is not None:
             inputs = rows.subset(torch.tensor([k])).inputs()
             residual = surrogate.calibration.residual_std
             std = field_std(winner_of(surrogate), inputs, surrogate.basis, residual)[0, ..., field].numpy()
-    error = found.methods[OURS].scores[k]["relative_l2"]
+    error = found.lead.scores[k]["relative_l2"]
     title = f"{name} of {len(found.numbers)}: sample {data.sample_id[number]}, relative L2 {error:.3f}"
+    title += "" if found.lead.name == OURS else ", auto-encoded"
     label = f"{data.field_names[field]} ({data.units[field] or '-'})"
     if data.grid_shape is not None:
         path = folder / f"strip_{name}.png"
@@ -160,7 +161,7 @@ def _bands(centre: np.ndarray, half: np.ndarray | None) -> dict[str, Any] | None
 
 def draw_error_against_time(path: Path, methods: Mapping[str, Method], time: np.ndarray) -> Path:
     """Draw the mean error of each frame for ours and the best baselines."""
-    names = [OURS, *_best_rivals(methods, 4)]
+    names = [next(iter(methods)), *_best_rivals(methods, 4)]
     figure, axes = figures.new_figure(1, 1, panel=(5.2, 3.4))
     series = {name: (time, methods[name].against_time) for name in names}
     title = "error against time, mean over held-out samples"
@@ -181,7 +182,7 @@ def draw_bars(path: Path, methods: Mapping[str, Method]) -> Path:
     figure, axes = figures.new_figure(1, 1, panel=(6.0, 0.8 + 0.26 * len(order)))
     ax = axes[0, 0]
     with house_look():
-        colours = [OUR_COLOUR if n == OURS else "#b8c4cc" for n in order]
+        colours = [OUR_COLOUR if n == next(iter(methods)) else "#b8c4cc" for n in order]
         ax.barh(order, means, color=colours)
         ax.plot(medians, order, "|", color="#222222", markersize=9)
         for place, value in enumerate(means):
@@ -198,7 +199,7 @@ def draw_scatter(path: Path, found: Evaluation, surrogate: Surrogate, data: Fiel
     for k, number in enumerate(found.numbers[:20]):
         truth = data.trajectory(int(number))[..., field].reshape(-1)
         with torch.no_grad():
-            guess = limit(surrogate.basis.decode(found.methods[OURS].c[k]))[..., field].flatten().numpy()
+            guess = limit(surrogate.basis.decode(found.lead.c[k]))[..., field].flatten().numpy()
         step = max(1, truth.size // 2000)
         true_values.append(truth[::step])
         guesses.append(guess[::step])
@@ -242,7 +243,8 @@ def draw_latents(path: Path, vae: HierarchicalVae, rows: TrainingSet, names: tup
         for k, ax in enumerate(axes.flat):
             ax.set_visible(k < max(1, shown))
             colour = params[:, k] if k < shown else None
-            points = ax.scatter(place[:, 0], place[:, 1], c=colour, s=14, cmap="viridis")
+            cmap = None if colour is None else "viridis"
+            points = ax.scatter(place[:, 0], place[:, 1], c=colour, s=14, cmap=cmap)
             title = names[k] if k < shown else "latents"
             ax.set(title=title, xlabel=f"PC 1 ({share[0]:.0%})", ylabel="PC 2")
             if colour is not None:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from common.arrays import open_npy
 from common.errors import DataError, UserError
 from common.noise import gaussian
 from simulgen_vae import ood
-from simulgen_vae.arrays import open_npy
 from simulgen_vae.config_infer import InferConfig
 from simulgen_vae.graph import Model
 from simulgen_vae.paths import existing_file

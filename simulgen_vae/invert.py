@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.arrays import open_npy
 from common.errors import DataError, UserError
 from common.files import require_writable, write_json, write_text
 from common.log import get_logger
 from common.metrics import relative_l2
 from common.run import MachineOptions, describe_run, machine
 from simulgen_vae import ood
-from simulgen_vae.arrays import open_npy
 from simulgen_vae.config_infer import InvertConfig
 from simulgen_vae.config_tools import EvaluateConfig
 from simulgen_vae.evaluate import open_for
@@ -223,8 +223,8 @@ def read_field(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
             f"{path}: {found.dtype} {found.shape}, expected numbers [T, M, V] = {shape}, the frames, nodes "
             "and fields of the model"
         )
-    if not np.isfinite(found).all():
-        raise DataError(f"{path}: {int((~np.isfinite(found)).sum())} values are NaN or infinite; repair it")
+    if num_bad := int((~(np.abs(found) <= np.finfo(np.float32).max)).sum()):  # no comparison holds for NaN
+        raise DataError(f"{path}: {num_bad} values are NaN or infinite as float32; repair it")
     return found.astype(np.float32)
 
 

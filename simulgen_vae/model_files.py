@@ -1,11 +1,13 @@
 """The deliverable: one checkpoint with network, basis, statistics, split and the predictor that ships.
 
-<out>/model_save/ holds SimulGen-VAE (all of it), LatentConditioner (the conditioner alone),
-latent_vectors.npy [N, nz], xs.npy [N, K, nh], split.json, guard.json; <out>/ SimulGen-VAE_L2_loss.txt.
+<out>/model_save/ holds SimulGen-VAE (all of it), LatentConditioner (the conditioner alone), Candidates (what
+the contest fitted beside the winner), latent_vectors.npy [N, nz], xs.npy [N, K, nh], split.json, guard.json;
+<out>/ SimulGen-VAE_L2_loss.txt.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,10 @@ import numpy as np
 import torch
 
 from common import checkpoint as checkpoints
-from common.checkpoint import Checkpoint, plain_tree, plain_weights
+from common.checkpoint import Checkpoint, content_hash, plain_tree, plain_weights
 from common.errors import DataError
 from common.files import atomic_path, write_text
+from common.log import get_logger
 from simulgen_vae.basis import Basis
 from simulgen_vae.conditioner import Conditioner, build_conditioner
 from simulgen_vae.model import HierarchicalVae, build_vae
@@ -30,9 +33,10 @@ from simulgen_vae.uncertainty import Calibration
 
 PACKAGE = "simulgen_vae"
 FOLDER = "model_save"
-MODEL, CONDITIONER_FILE = "SimulGen-VAE", "LatentConditioner"
+MODEL, CONDITIONER_FILE, CANDIDATES_FILE = "SimulGen-VAE", "LatentConditioner", "Candidates"
 LOSS_FILE = "SimulGen-VAE_L2_loss.txt"
-KIND, CONDITIONER_KIND = "vae", "conditioner"
+KIND, CONDITIONER_KIND, CANDIDATES_KIND = "vae", "conditioner", "candidates"
+MOST_CANDIDATE_BYTES = 256 << 20  # of a candidate that is kept; a larger one is fitted again when needed
 
 
 @dataclass(eq=False)
@@ -97,7 +101,7 @@ def checkpoint_of(surrogate: Surrogate) -> Checkpoint:
         config |= {"ships": s.predictor.name, "predictor": s.predictor.config}
     if s.calibration is not None:
         parts["calibration"] = {"residual_std": s.calibration.residual_std}
-        names = ("factor", "coverage", "num_rows", "reason")
+        names = ("factor", "coverage", "num_rows", "reason", "over")
         config["calibration"] = {name: getattr(s.calibration, name) for name in names}
     state = {f"{part}.{key}": value for part, found in parts.items() for key, value in found.items()}
     normalization = {"field_mean": s.basis.field_mean.tolist(), "field_std": s.basis.field_std.tolist()}
@@ -108,15 +112,57 @@ def _integers(rows: np.ndarray) -> torch.Tensor:
     return torch.tensor(rows.tolist(), dtype=torch.int64)
 
 
-def write_surrogate(folder: Path, surrogate: Surrogate) -> Path:
-    """Write SimulGen-VAE into `folder`, and LatentConditioner when there is one; return the first."""
+def write_surrogate(
+    folder: Path, surrogate: Surrogate, beaten: Mapping[str, Predictor] | None = None
+) -> Path:
+    """Write SimulGen-VAE into `folder`, and LatentConditioner when there is one; return the first.
+
+    `beaten` are fitted predictors that do not ship; they are kept beside it for evaluations.
+    """
     checkpoint = checkpoint_of(surrogate)
     checkpoints.save(folder / MODEL, checkpoint)
     if surrogate.conditioner is not None:
         weights = plain_weights(surrogate.conditioner)
         alone = Checkpoint(PACKAGE, CONDITIONER_KIND, checkpoint.config, checkpoint.normalization, weights)
         checkpoints.save(folder / CONDITIONER_FILE, alone)
+    if beaten is not None:
+        write_candidates(folder, surrogate, beaten)
     return folder / MODEL
+
+
+def write_candidates(folder: Path, surrogate: Surrogate, fitted: Mapping[str, Predictor]) -> Path:
+    """Keep candidates that do not ship in `folder`, so that an evaluation need not fit them again."""
+    state: Weights = {}
+    configs = {}
+    for name, predictor in fitted.items():
+        weights = plain_weights(predictor)
+        if sum(t.numel() * t.element_size() for t in weights.values()) <= MOST_CANDIDATE_BYTES:
+            configs[name] = predictor.config
+            state |= {f"{name}.{key}": value for key, value in weights.items()}
+    config = plain_tree({"vae": content_hash(plain_weights(surrogate.vae)), "predictors": configs})
+    checkpoints.save(folder / CANDIDATES_FILE, Checkpoint(PACKAGE, CANDIDATES_KIND, config, {}, state))
+    return folder / CANDIDATES_FILE
+
+
+def read_candidates(model_path: Path, surrogate: Surrogate) -> dict[str, Predictor]:
+    """Return the candidates kept beside a deliverable, by name; none when they belong to another training."""
+    path = model_path.parent / CANDIDATES_FILE
+    if not path.is_file():
+        return {}
+    try:
+        found = checkpoints.load(path, package=PACKAGE, kinds=[CANDIDATES_KIND])
+        if found.config["vae"] != content_hash(plain_weights(surrogate.vae)):
+            return {}
+        parts = {"basis": surrogate.basis, "vae": surrogate.vae, "conditioner": surrogate.conditioner}
+        fitted = {}
+        for name, config in found.config["predictors"].items():
+            fitted[name] = build_predictor(config, **parts)
+            fitted[name].load_state_dict(part_of(found.state_dict, name))
+            fitted[name].eval().requires_grad_(False)
+    except (DataError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
+        get_logger().warning("warning: %s: cannot be used (%s); its candidates are fitted again", path, error)
+        return {}
+    return fitted
 
 
 def find_model(path: str | Path) -> Path:

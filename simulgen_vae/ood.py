@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from common.arrays import open_npy
 from common.errors import DataError
 from common.log import get_logger
-from simulgen_vae.arrays import open_npy
 from simulgen_vae.model_files import Surrogate
 
 QUANTILE = 0.99

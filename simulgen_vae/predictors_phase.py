@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import torch
 
 from common.log import get_logger
 from simulgen_vae.conditioner import Conditioner
 from simulgen_vae.config import TrainConfig
 from simulgen_vae.model import HierarchicalVae
-from simulgen_vae.predictor import TrainingSet
+from simulgen_vae.predictor import Predictor, TrainingSet
 from simulgen_vae.refit import RefitOptions, fit_conditioner
-from simulgen_vae.uncertainty import Calibration, Truth, calibrate, held_out_residual_std, held_out_scores
+from simulgen_vae.uncertainty import (
+    Calibration,
+    Truth,
+    calibrate,
+    held_out_profiles,
+    held_out_residual_std,
+)
 
 if TYPE_CHECKING:
-    from simulgen_vae.contest import Contender, Contest
+    from simulgen_vae.contest import Contender, Contest, Fields
 
 ONLY = {"net": "vae_net", "gp": "gp2", "direct": "direct", "field_net": "field_net", "auto": "vae_net"}
+SHOWN = ("vae_gp", "gp2")  # in every evaluation, whoever won
 FOLDS_AND_ONE = 6  # trainings of the conditioner that share --max_cpu_s
-Fields = Callable[[int], torch.Tensor]  # number of a sample in the data set -> its field [T, M, V]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +33,12 @@ class Outcome:
 
     contest: Contest
     calibration: Calibration
+
+    @property
+    def beaten(self) -> dict[str, Predictor]:
+        """The fitted predictors that an evaluation shows beside the one that ships, by name."""
+        found, ships = self.contest.candidates, self.contest.winner.name
+        return {name: found[name].predictor for name in SHOWN if name in found and name != ships}
 
 
 def hold_contest(
@@ -60,15 +69,15 @@ def hold_contest(
     from simulgen_vae.contest import run_contest
 
     contenders = contenders_of(config, vae, conditioner, train)
-    contest = run_contest(contenders, train, validation)
+    contest = run_contest(contenders, train, validation, fields)
     truth = truth_of(contest.rows, fields)
     residual = held_out_residual_std(train.basis, contest.held_out, contest.rows, truth)
-    scores: list[float] = []
+    more = None
     if not set_apart and not contest.by_validation:
-        scores = held_out_scores(train.basis, contest, residual, config.coverage, truth, seed=seed).tolist()
-    own = truth_of(calibration, fields)
+        more = held_out_profiles(train.basis, contest, residual, truth, seed=seed)
+    own, over = truth_of(calibration, fields), config.coverage_over
     bars = calibrate(
-        contest.winner, calibration, own, residual, config.coverage, more_scores=scores, seed=seed
+        contest.winner, calibration, own, residual, config.coverage, more=more, over=over, seed=seed
     )
     if bars.reason:
         get_logger().warning("warning: no calibrated error bars: %s", bars.reason)

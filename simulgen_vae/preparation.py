@@ -17,6 +17,7 @@ import torch
 
 from common import checkpoint as checkpoints
 from common import distributed
+from common.arrays import open_npy
 from common.checkpoint import Checkpoint
 from common.errors import DataError, UserError
 from common.log import get_logger
@@ -103,10 +104,11 @@ def split_of(config: TrainConfig, data: FieldData, seed: int) -> Split:
     group = None
     if config.group:
         path = existing_file(config.group, "--group", "one group a sample")
-        values = np.load(path, allow_pickle=False) if path.suffix == ".npy" else read_table(path).values
-        group = np.asarray(values).reshape(len(values), -1)[:, 0]
-        if len(group) != data.num_samples:
-            raise DataError(f"{path}: {len(group)} groups, expected {data.num_samples}, one a sample")
+        values = open_npy(path) if path.suffix == ".npy" else read_table(path).values
+        values = np.atleast_1d(values)
+        if len(values) != data.num_samples or not values.size:
+            raise DataError(f"{path}: {len(values)} groups, expected {data.num_samples}, one a sample")
+        group = values.reshape(len(values), -1)[:, 0]
     return make_split(data, config.val_fraction, config.test_fraction, seed, config.split_file, group)
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.arrays import open_npz
+from common.arrays import open_npy, open_npz
 from common.errors import DataError, UserError
-from simulgen_vae.arrays import open_npy
 from simulgen_vae.canonical import open_canonical
 from simulgen_vae.images import read_image, threshold
 from simulgen_vae.model_files import Surrogate

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from common.optim import parameter_groups
+from common.optim import half_cosine, parameter_groups, warmed_up
 
 KL_SCHEDULES = ("linear", "cosine")
 LR_SCHEDULES = ("cosine", "warm_restarts")
@@ -64,18 +64,12 @@ def cycle_ends(total: int, first: int, factor: int) -> list[int]:
 
 
 def _cosine(share: float, floor: float) -> float:
-    return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
+    return half_cosine(math.pi * min(1.0, share), floor)
 
 
 def cosine_factor(total: int, warmup: int, floor: float) -> Callable[[int], float]:
     """Return step -> factor of the learning rate: linear warm-up, one cosine, `floor` at the last step."""
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        return _cosine((step - warmup) / max(1, total - 1 - warmup), floor)
-
-    return factor
+    return warmed_up(warmup, lambda step: _cosine(step / max(1, total - 1 - warmup), floor))
 
 
 def restarts_factor(total: int, warmup: int, floor: float, first: int, growth: int) -> Callable[[int], float]:
@@ -86,16 +80,14 @@ def restarts_factor(total: int, warmup: int, floor: float, first: int, growth: i
     ends = cycle_ends(max(1, total - warmup), first, growth)
 
     def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        place, begin = step - warmup, 0
+        begin = 0
         for end in ends:
-            if place < end:
-                return _cosine((place - begin) / max(1, end - 1 - begin), floor)
+            if step < end:
+                return _cosine((step - begin) / max(1, end - 1 - begin), floor)
             begin = end
         return floor
 
-    return factor
+    return warmed_up(warmup, factor)
 
 
 def lr_schedule(

@@ -290,7 +290,7 @@ def _finish(task: SurrogateTask, inputs: Inputs, options: TrainOptions) -> None:
     errors = field_errors(training, data, task.vae)
     write_losses(options.out / LOSS_FILE, data.sample_id, inputs.split.codes(data.num_samples), errors)
     write_split(folder / "split.json", inputs.split, data.sample_id)
-    write_surrogate(folder, _surrogate(task, inputs, outcome))
+    write_surrogate(folder, _surrogate(task, inputs, outcome), outcome.beaten if outcome else None)
     log = get_logger()
     held_out = errors[torch.from_numpy(inputs.split.validation)]
     log.info("auto-encoding: mean relative L2 %.3g on validation samples", float(held_out.mean()))

@@ -6,7 +6,7 @@ Letters: B batch, n rows, T frames, M nodes, V fields.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 NUM_DRAWS = 16
 LEAST_ROWS = 9  # of calibration; fewer cannot promise 90 %
+OVER = ("auto", "points", "trajectories")  # what --coverage is a share of
+POINTS_FROM = 19  # rows from which "auto" counts points; with fewer their rule leaves out next to none
+LEVELS = 1000  # steps of a profile
 SEPARATE_FROM = 200  # runs from which a tenth is kept for calibration alone
 FLOOR = 1e-4  # of the root mean square residual: no point is certain
 
@@ -41,6 +44,8 @@ class Calibration:
         coverage: share of points that a band is to hold.
         num_rows: trajectories whose scores calibrated.
         reason: why there is no factor; "" when there is.
+        over: "points": the mean share over trajectories is `coverage`; "trajectories": a trajectory has that
+            share with probability `coverage`.
     """
 
     residual_std: torch.Tensor
@@ -48,6 +53,7 @@ class Calibration:
     coverage: float
     num_rows: int
     reason: str = ""
+    over: str = "trajectories"
 
 
 def residual_std(errors2: torch.Tensor) -> torch.Tensor:
@@ -105,28 +111,27 @@ def _spread(basis: Basis, draws: torch.Tensor) -> torch.Tensor:
     return total / max(1, len(draws) - 1)
 
 
-def held_out_scores(
+def held_out_profiles(
     basis: Basis,
     contest: Contest,
     residual: torch.Tensor,
-    coverage: float,
     truth: Truth | None = None,
     *,
     seed: int = 0,
 ) -> torch.Tensor:
-    """Return the score of every row of a contest, predicted by one who had not seen it, [n].
+    """Return the profile of every row of a contest, predicted by one who had not seen it, [n, LEVELS + 1].
 
     Cross-conformal prediction (Vovk 2015; Barber et al. 2021, jackknife+): each training row serves once. Its
     own residual is taken out of the `residual` that scales it. `truth` as in `calibrate`.
     """
-    rows, scores = contest.rows, []
+    rows, profiles = contest.rows, []
     for i, found in enumerate(contest.held_out):
         error = basis.decode(found) - _true_field(rows, i, truth)
         rest = without_own(residual, error, len(contest.held_out))
         with torch.no_grad():
             own = _spread(basis, found + contest.spread(i, NUM_DRAWS, seed))
-        scores.append(trajectory_score(error, torch.sqrt(own + rest.square()), coverage))
-    return torch.tensor(scores, dtype=torch.float64)
+        profiles.append(ratio_profile(error, torch.sqrt(own + rest.square())))
+    return torch.stack(profiles)
 
 
 def without_own(residual: torch.Tensor, error: torch.Tensor, num_rows: int) -> torch.Tensor:
@@ -138,11 +143,65 @@ def without_own(residual: torch.Tensor, error: torch.Tensor, num_rows: int) -> t
     return torch.sqrt(torch.maximum(others, FLOOR**2 * square.mean())).float()
 
 
-def trajectory_score(error: torch.Tensor, std: torch.Tensor, coverage: float) -> float:
-    """Return the `coverage` quantile over all points of |error|/std: the factor that holds that share."""
-    ratio = (error.abs() / std).flatten()
-    k = min(ratio.numel(), max(1, math.ceil(coverage * ratio.numel())))
-    return float(ratio.kthvalue(k).values)
+def ratio_profile(error: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """Return the quantiles of |error|/std over all points at the levels 0..LEVELS / LEVELS, [LEVELS + 1].
+
+    A band of `profile[k]` standard deviations holds a share k / LEVELS of the points, or more.
+    """
+    ratio = np.sort((error.abs() / std).double().flatten().numpy())
+    ends = -(-np.arange(LEVELS + 1) * ratio.size // LEVELS)
+    return torch.from_numpy(ratio[np.maximum(ends, 1) - 1])
+
+
+def trajectory_scores(profiles: torch.Tensor, coverage: float) -> torch.Tensor:
+    """Return the factor that holds the share `coverage` of the points of each trajectory, [n]."""
+    return profiles[:, min(LEVELS, math.ceil(round(coverage * LEVELS, 6)))]
+
+
+def _require_rows(num_rows: int, coverage: float) -> None:
+    least = max(LEAST_ROWS, math.ceil(coverage / (1 - coverage) - 1e-9))
+    if num_rows < least:
+        raise UserError(
+            f"{num_rows} calibration trajectories, expected {least} or more for --coverage {coverage:g}; "
+            "raise --val_fraction or lower --coverage"
+        )
+
+
+def points_factor(profiles: torch.Tensor, coverage: float) -> float:
+    """Return the least factor whose band holds `coverage` of a new trajectory's points in the mean.
+
+    (n R(factor) + 1) / (n + 1) <= 1 - coverage, R the mean share of points outside over n exchangeable
+    trajectories: conformal risk control with a loss of at most 1 (Angelopoulos, Bates, Fisch, Lei and
+    Schuster 2024, arXiv 2208.02814, theorems 1 and 2). It is conservative by at most 2 / (n + 1), however
+    unlike the trajectories are; a band in which nine of ten trajectories have nine tenths of their points
+    holds far more than that in the mean.
+
+    Raises:
+        UserError: there are too few trajectories for this coverage.
+    """
+    _require_rows(len(profiles), coverage)
+    rows = profiles.double().numpy()
+    allowed = (1 - coverage) * (len(rows) + 1) - 1 + 1e-9  # sum of the shares outside
+
+    def is_enough(factor: float) -> bool:
+        inside = np.maximum((rows <= factor).sum(1) - 1, 0) / LEVELS
+        return float((1.0 - inside).sum()) <= allowed
+
+    candidates = np.unique(rows)
+    low, high = 0, len(candidates) - 1  # the largest leaves nothing outside
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_enough(candidates[middle]) else (middle + 1, high)
+    return float(candidates[high])
+
+
+def factor_of(profiles: torch.Tensor, coverage: float, over: str) -> tuple[float, str]:
+    """Return the factor of some calibration trajectories, and which of the two rules gave it."""
+    if over == "auto":
+        over = "points" if len(profiles) >= POINTS_FROM else "trajectories"
+    if over == "points":
+        return points_factor(profiles, coverage), over
+    return conformal_factor(trajectory_scores(profiles, coverage), coverage), over
 
 
 def conformal_factor(scores: torch.Tensor, coverage: float) -> float:
@@ -154,14 +213,8 @@ def conformal_factor(scores: torch.Tensor, coverage: float) -> float:
     Raises:
         UserError: there are too few scores for this coverage.
     """
-    n = len(scores)
-    k = math.ceil(round((n + 1) * coverage, 9))
-    if n < LEAST_ROWS or k > n:
-        least = max(LEAST_ROWS, math.ceil(coverage / (1 - coverage) - 1e-9))
-        raise UserError(
-            f"{n} calibration trajectories, expected {least} or more for --coverage {coverage:g}; "
-            "raise --val_fraction or lower --coverage"
-        )
+    _require_rows(len(scores), coverage)
+    k = math.ceil(round((len(scores) + 1) * coverage, 9))
     return float(scores.double().sort().values[k - 1])
 
 
@@ -172,10 +225,11 @@ def calibrate(
     residual: torch.Tensor,
     coverage: float,
     *,
-    more_scores: Sequence[float] = (),
+    more: torch.Tensor | None = None,
+    over: str = "auto",
     seed: int = 0,
 ) -> Calibration:
-    """Return the calibration from rows that the predictor has not learned from; refused below 9 scores.
+    """Return the calibration from rows that the predictor has not learned from; refused below 9 of them.
 
     Args:
         predictor: what ships.
@@ -184,22 +238,24 @@ def calibrate(
             what the basis does not hold.
         residual: [T, M, V] of `held_out_residual_std`.
         coverage: share of points, 0..1.
-        more_scores: of `held_out_scores`, where there are too few rows to calibrate on.
+        more: of `held_out_profiles`, where there are too few rows to calibrate on.
+        over: of `OVER`.
         seed: of the draws.
     """
-    scores = list(more_scores)
+    profiles = [] if more is None else list(more)
     for i in range(len(rows)):
         one = rows.subset(torch.tensor([i]))
         inputs = one.inputs()
         with torch.no_grad():
             found = rows.basis.decode(predictor(inputs)[0])
         std = field_std(predictor, inputs, rows.basis, residual, seed=seed)[0]
-        scores.append(trajectory_score(found - _true_field(rows, i, truth), std, coverage))
+        profiles.append(ratio_profile(found - _true_field(rows, i, truth), std))
+    every = torch.stack(profiles) if profiles else torch.zeros(0, LEVELS + 1)
     try:
-        factor, reason = conformal_factor(torch.tensor(scores), coverage), ""
+        (factor, rule), reason = factor_of(every, coverage, over), ""
     except UserError as error:
-        factor, reason = 0.0, str(error)
-    return Calibration(residual, factor, coverage, len(scores), reason)
+        factor, rule, reason = 0.0, over, str(error)
+    return Calibration(residual, factor, coverage, len(profiles), reason, rule)
 
 
 def calibration_rows(train: torch.Tensor, num_samples: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

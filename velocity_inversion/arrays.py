@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.arrays import open_npy
 from common.errors import DataError
 from common.log import get_logger
 from velocity_inversion.geometry import Survey
@@ -20,19 +21,11 @@ def open_array(path: Path, num_axes: int) -> np.ndarray:
     Raises:
         DataError: missing, empty, cut, an object array, no number type, or another number of axes.
     """
-    try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except Exception as error:  # numpy's parser of headers lets many kinds escape
-        objects = "pickle" in str(error) or "Python objects" in str(error)
-        reason = "an object array" if objects else str(error).split("\n")[0]
-        raise DataError(
-            f"{path}: {reason}, expected a whole .npy file of numbers; export it again"
-        ) from error
-    if not isinstance(found, np.ndarray) or found.dtype.kind not in "fiu":
-        kind = getattr(found, "dtype", type(found).__name__)
-        raise DataError(f"{path}: {kind}, expected a .npy array of float32")
+    if not path.exists():
+        raise DataError(f"{path}: no such file")
+    found = open_npy(path, advice="export it again")
+    if found.dtype.kind not in "fiu":
+        raise DataError(f"{path}: {found.dtype}, expected a .npy array of float32")
     if found.ndim != num_axes:
         raise DataError(f"{path}: shape {found.shape}, expected {num_axes} axes")
     if found.dtype != np.dtype("float32"):
@@ -85,8 +78,11 @@ def to_km_s(values: np.ndarray, name: str, survey: Survey) -> np.ndarray:
     """Return a velocity section [Z, X] float32 in km/s from a file's array.
 
     Raises:
-        DataError: axes swapped, wrong shape or unit, values not finite, not positive or out of the bounds.
+        DataError: no real numbers, axes swapped, wrong shape or unit, values not finite, not positive or out
+            of the bounds.
     """
+    if values.dtype.kind not in "fiu":
+        raise DataError(f"{name}: {values.dtype}, expected real velocities; export it again")
     z, x = survey.model_shape_zx
     stored = (z, x) if survey.model_file_axes == "zx" else (x, z)
     if values.shape != stored:
@@ -95,7 +91,8 @@ def to_km_s(values: np.ndarray, name: str, survey: Survey) -> np.ndarray:
             f"axes are swapped: geometry says {survey.model_file_axes}" if swapped else "check geometry.json"
         )
         raise DataError(f"{name}: shape {values.shape}, expected {stored}; {hint}")
-    vp = np.asarray(values, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused below
+        vp = np.asarray(values, dtype=np.float32)
     vp = vp if survey.model_file_axes == "zx" else vp.T
     if not np.isfinite(vp).all() or vp.min() <= 0:
         raise DataError(f"{name}: velocities NaN, infinite or not positive (lowest {float(vp.min()):g})")

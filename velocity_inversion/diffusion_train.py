@@ -19,10 +19,10 @@ from common.errors import UserError
 from common.files import make_folder
 from common.guard import Guard
 from common.log import get_logger
-from common.optim import Ema, Updater, adamw, warmup_cosine
+from common.optim import Ema, Updater, UpdateTask, adamw, warmup_cosine
 from common.run import RunFolder, TrainOptions
 from common.sampling import Draw, StepSampler, train_loader
-from common.task import Cadence, Phase, Result, Task
+from common.task import Cadence, Phase, Result
 from velocity_inversion.config import TrainConfig
 from velocity_inversion.denoiser import Denoiser
 from velocity_inversion.diffusion import CHANNELS, Conditions, denoise, loss_weight
@@ -44,7 +44,7 @@ def conditions_of(batch: dict[str, Any]) -> Conditions:
     return Conditions(**{name: batch[name] for name in CONDITIONS})
 
 
-class DiffusionTask(Task):
+class DiffusionTask(UpdateTask):
     """Training of the denoiser.
 
     Args:
@@ -119,14 +119,6 @@ class DiffusionTask(Task):
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the averaged weights, or the plain ones without averaging."""
         return plain_weights(self.ema.module if self.ema else self.network)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return network, optimizer, schedule and averages."""
-        return self.update.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore them."""
-        self.update.load_state_dict(state)
 
 
 def _fixed(number: int, count: int) -> Draw:

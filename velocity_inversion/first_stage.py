@@ -155,7 +155,10 @@ def read_wells(path: str | Path, survey: Survey) -> tuple[np.ndarray, np.ndarray
     """
     path = Path(path)
     try:
-        table: Any = np.genfromtxt(path, delimiter=",", names=True, dtype=np.float64, ndmin=1)
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        if not "".join(lines).replace("#", "").strip():
+            raise ValueError("an empty file")
+        table: Any = np.genfromtxt(lines, delimiter=",", names=True, dtype=np.float64, ndmin=1)
         x, z, v = (table[name] for name in ("x_m", "z_m", "vp_km_s"))
     except (OSError, ValueError, IndexError, TypeError) as error:
         reason = str(error).split("\n")[0]

@@ -21,8 +21,7 @@ from common.checkpoint import plain_tree, plain_weights
 from common.device import Precision
 from common.guard import Guard
 from common.muon import Muon
-from common.optim import Ema, Updater, adamw, warm_restarts, warmup_cosine
-from common.task import Task
+from common.optim import Ema, Updater, UpdateTask, adamw, warm_restarts, warmup_cosine
 from velocity_inversion.config import TrainConfig
 from velocity_inversion.criterion import VelocityInversionLoss
 from velocity_inversion.dataset import Preprocessing, collate
@@ -133,7 +132,7 @@ def preprocessing_of(config: TrainConfig) -> Preprocessing:
     return Preprocessing(config.net_dt_s, config.bandpass_low_hz, config.bandpass_high_hz)
 
 
-class MemberTask(Task):
+class MemberTask(UpdateTask):
     """Training of one member.
 
     Args:
@@ -243,14 +242,6 @@ class MemberTask(Task):
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the averaged weights, or the plain ones without averaging."""
         return plain_weights(self.ema.module if self.ema else self.member)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return network, optimizer, schedule and averages."""
-        return self.update.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore them."""
-        self.update.load_state_dict(state)
 
 
 def steps_within(

@@ -69,11 +69,18 @@ class Placement:
     constrain: bool = option(
         True, "keep temperatures between their extremes, pressures near those trained on"
     )
+    pressure_sweeps: int = option(
+        0, "sweeps over the water balance after each year, which even out predicted pressures; 0 = none"
+    )
+    compile: bool = option(False, "compile the network's step with torch.compile; some minutes at start")
+    cuda_graph: bool = option(False, "record a year's step as a CUDA graph and replay it; on CUDA only")
 
     def __post_init__(self) -> None:
-        """Check the two that are words."""
+        """Check what the flags alone can say."""
         tile_sizes(self.tile)
         memory_bytes(self.max_memory)
+        if self.pressure_sweeps < 0:
+            raise ValueError(f"--pressure_sweeps {self.pressure_sweeps}: expected 0 or more")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from voxel_ode.baselines import Baseline, Copy, Linear, Step, Upwind, batch_of, 
 from voxel_ode.config_tools import EvaluateConfig
 from voxel_ode.dataset import PatchOptions, open_split, read_stats
 from voxel_ode.evaluate_report import write_report
+from voxel_ode.graphs import say_unused
 from voxel_ode.infer import ADVICE
 from voxel_ode.intervals import save_calibration
 from voxel_ode.loading import Model, load
@@ -141,6 +142,7 @@ def evaluate(config: EvaluateConfig, options: MachineOptions, out: Path) -> list
     """
     root = config.prepped_root or Path()
     with machine(options) as device, devices.explain_out_of_memory(ADVICE):
+        say_unused(config.cuda_graph, device)
         models = [load(path, device, precision=options.precision) for path in config.ckpt_path]
         _require_same_data(models, root)
         sims = split_files(root, config.split)[: config.max_sims or None]

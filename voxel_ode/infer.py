@@ -19,6 +19,7 @@ from common.log import get_logger
 from common.run import MachineOptions, machine
 from voxel_ode.config_tools import GIB, Placement, RolloutConfig
 from voxel_ode.constraints import range_warnings
+from voxel_ode.graphs import say_unused
 from voxel_ode.intervals import Calibration, calibrated, load_calibration, spread_of
 from voxel_ode.loading import Model, load, require_same, require_same_stats
 from voxel_ode.predictions import SERIES, Predictions, PredictionWriter, open_predictions, writing
@@ -89,6 +90,7 @@ def infer(
         DivergedError: a state became infinite or NaN.
     """
     with machine(options) as device, devices.explain_out_of_memory(ADVICE):
+        say_unused(config.cuda_graph, device)
         with distributed.shared_errors():
             models = [load(path, device, precision=options.precision) for path in config.ckpt_path]
             require_same(
@@ -307,7 +309,9 @@ def _write_year(
 def _attributes(
     config: RolloutConfig, models: Sequence[Model], init: str, given: int, warnings: list[str]
 ) -> dict[str, Any]:
-    flags = {name: getattr(config, name) for name in ("tile", "max_memory", "skip_inactive", "constrain")}
+    names = ["tile", "max_memory", "skip_inactive", "constrain"]
+    names += ["pressure_sweeps"] if config.pressure_sweeps else []
+    flags = {name: getattr(config, name) for name in names}
     return {
         "init": init,
         "first_predicted_index": given,

@@ -28,7 +28,7 @@ from voxel_ode.h5_files import (
 )
 from voxel_ode.metrics import CELL_MEASURES, CHANNELS, cell_scores, energy_imbalance, stored_heat_j
 from voxel_ode.prep_file import active_chunks
-from voxel_ode.prepped import PreppedSim
+from voxel_ode.prepped import PreppedSim, well_cells
 from voxel_ode.rollout import with_sentinels
 from voxel_ode.schema import GRID_NAMES, SCALAR_NAMES, SENTINEL, STATIC_NAMES
 from voxel_ode.units import (
@@ -271,7 +271,7 @@ def open_predictions(path: str | Path) -> Predictions:
         wells = Wells(
             _numbers(file, "site/wells/sign", None),
             _numbers(file, "site/wells/rate", None),
-            cells[:, :3].astype(np.int32),
+            well_cells(path, cells, shape),
             cells[:, 3],
             _numbers(file, "site/wells/cell_well", None),
         )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -298,7 +299,28 @@ def _table(file: h5py.File, name: str, shape: tuple[int | None, ...], kind: type
             f"{file.filename}: /{name} holds {data.dtype} of shape {found}, expected numbers {shape}; "
             "run prep_data.py again"
         )
-    return data[()].astype(np.float64 if kind is float else kind)
+    values = data[()]
+    if kind is float:
+        return values.astype(np.float64)
+    limits = np.iinfo(kind)
+    if not ((values >= limits.min) & (values <= limits.max)).all():  # NaN is in no range
+        raise DataError(
+            f"{file.filename}: /{name} holds NaN or values beyond {limits.min} to {limits.max}, expected "
+            "whole numbers; run prep_data.py again"
+        )
+    return values.astype(kind)
+
+
+def well_cells(path: str | Path, cells: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Return the places (z, y, x) of the wells' cells, int32 [N, 3], of the first columns of a table [N, 4].
+
+    Raises:
+        DataError: NaN or a cell outside the grid.
+    """
+    at = cells[:, :3]
+    if not ((at >= 0) & (at < shape)).all():  # before the cast, which is undefined for NaN
+        raise DataError(f"{path}: /wells names cells outside the grid {tuple(shape)}; run prep_data.py again")
+    return at.astype(np.int32)
 
 
 def _read_wells(file: h5py.File, shape: Shape) -> Wells:
@@ -306,10 +328,11 @@ def _read_wells(file: h5py.File, shape: Shape) -> Wells:
     sign = _table(file, "wells/sign", (None,), np.int8)
     owner = _table(file, "wells/cell_well", (len(cells),), np.int32)
     rate = _table(file, "wells/rate", (len(sign),))
-    at = cells[:, :3].astype(np.int32)
-    if len(cells) and ((at < 0) | (at >= shape)).any() or (len(owner) and owner.max() >= len(sign)):
+    at = well_cells(file.filename, cells, shape)
+    if len(owner) and not 0 <= owner.min() <= owner.max() < len(sign):
         raise DataError(
-            f"{file.filename}: /wells names cells outside the grid {shape}; run prep_data.py again"
+            f"{file.filename}: /wells/cell_well names wells {owner.min()} to {owner.max()} of {len(sign)}; "
+            "run prep_data.py again"
         )
     return Wells(sign, rate, at, cells[:, 3], owner)
 

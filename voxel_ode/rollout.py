@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch.utils.data import default_collate
 
 from common import device as devices
-from common.errors import DivergedError
+from common.errors import DataError, DivergedError
+from common.log import get_logger
+from voxel_ode.balance import PressureSweeps
 from voxel_ode.config_tools import Placement, memory_bytes, tile_sizes
 from voxel_ode.constraints import PhysicalLimits
 from voxel_ode.dataset import free_memory_bytes
 from voxel_ode.fields import Fields
+from voxel_ode.graphs import RecordedStep, Recorder, recorder_for
 from voxel_ode.items import make_item
 from voxel_ode.loading import Model
 from voxel_ode.model import StaticFeatures, VoxelAutoRegressor
@@ -54,6 +58,8 @@ class GridRollout:
         features: (pressure bar, temperature deg C) -> well features [B, 6].
         constraint: (prediction, state before it) -> state that is kept.
         keep_static: respond to the static channels once and keep that; else anew every year.
+        compiled: run the network's step through torch.compile.
+        record: record the step of each region and replay it; needs `keep_static` and no gradients.
     """
 
     def __init__(
@@ -65,10 +71,19 @@ class GridRollout:
         features: Features | None = None,
         constraint: Constraint | None = None,
         keep_static: bool = True,
+        compiled: bool = False,
+        record: Recorder | None = None,
     ) -> None:
         self.model, self.fields, self.regions = model, fields, regions
         self.features, self.constraint = features, constraint
+        # Regions are few and keep their shapes: kernels for exactly these are the faster ones.
+        self._step = torch.compile(model.step, dynamic=False) if compiled else model.step
         self._fixed = [self._static(region, once=True) for region in regions] if keep_static else []
+        self._recorded = [
+            RecordedStep(partial(self._answer, region, fixed), fields.state[(..., *region.read)], record)
+            for region, fixed in zip(regions, self._fixed, strict=bool(self._fixed))
+            if record is not None
+        ]
 
     def _static(self, region: Region, *, once: bool) -> StaticFeatures:
         return self.model.static_features(crop(self.fields, region.read), once=once)
@@ -80,22 +95,42 @@ class GridRollout:
             state: normalised, [B, 2, Z, Y, X].
         """
         following = torch.zeros_like(state)
-        pooled = isinstance(self.model.scalar_head, PooledScalars)
         total = count = torch.zeros((), device=state.device)
         fixed = None
         for i, region in enumerate(self.regions):
             fixed = self._fixed[i] if self._fixed else self._static(region, once=False)
-            part, trunk = self.model.step(fixed, state[(..., *region.read)])
-            following[(..., *region.core)] = part[(..., *region.inner)].to(following.dtype)
-            if pooled:
-                mask = fixed.frame.extract(fixed.masks[0])[(..., *region.inner)]
-                inside = fixed.frame.extract(trunk)[(..., *region.inner)].float() * mask
-                total = total + inside.sum((2, 3, 4), keepdim=True)
-                count = count + mask.sum((2, 3, 4), keepdim=True)
+            now = state[(..., *region.read)]
+            part, *sums = self._recorded[i](now) if self._recorded else self._answer(region, fixed, now)
+            following[(..., *region.core)] = part.to(following.dtype)
+            if sums:
+                total, count = total + sums[0], count + sums[1]
         assert fixed is not None, "no region"
         one = torch.ones(len(state), 1, 1, 1, 1, device=state.device)
-        mean = total / count.clamp(min=1.0) if pooled else one
+        mean = total / count.clamp(min=1.0) if self._is_pooled else one
         return following, mean, replace(fixed, masks=[one])
+
+    @property
+    def _is_pooled(self) -> bool:
+        return isinstance(self.model.scalar_head, PooledScalars)
+
+    def _answer(self, region: Region, fixed: StaticFeatures, state: torch.Tensor) -> list[torch.Tensor]:
+        """Return the core of a region a year later; for pooled scalars also trunk and active cells summed.
+
+        A graph may record it: nothing here waits for the device or depends on values.
+
+        Args:
+            region: to compute.
+            fixed: its static features.
+            state: what it reads, [B, 2, D, H, W].
+        """
+        part, trunk = self._step(fixed, state)
+        core = part[(..., *region.inner)]
+        if not self._is_pooled:
+            return [core]
+        mask = fixed.frame.extract(fixed.masks[0])[(..., *region.inner)]
+        inside = fixed.frame.extract(trunk)[(..., *region.inner)].float() * mask
+        axes = (2, 3, 4)
+        return [core, inside.sum(axes, keepdim=True), mask.sum(axes, keepdim=True)]
 
     def steps(self, count: int) -> Iterator[Prediction]:
         """Yield `count` predicted years."""
@@ -152,6 +187,7 @@ class Forecast:
         readers = [WellReader.of(sim.wells, sim.masks()).to(device) for sim in sims]
         self._masks = torch.from_numpy(np.stack([sim.masks() for sim in sims])).to(device)
         started = [started_pressure(sim) for sim in sims] if first < 0 else None
+        record = recorder_for(placement.cuda_graph, device)
         self.limits: list[PhysicalLimits | None] = []
         self.rollouts: list[GridRollout] = []
         self.regions: list[Region] = []
@@ -171,14 +207,22 @@ class Forecast:
                 batch=len(sims),
             )
             self.limits.append(limits)
+            keep = fits_at_once(self.regions, model.network, len(sims), budget)
+            if record is not None and not keep:
+                get_logger().info(
+                    "--cuda_graph: the regions' static features do not all fit --max_memory, so kernels run "
+                    "one by one"
+                )
             with torch.no_grad(), model.precision.autocast():
                 rollout = GridRollout(
                     model.network,
                     fields,
                     self.regions,
                     features=lambda p, t: features_of(readers, p, t),
-                    constraint=limits,
-                    keep_static=fits_at_once(self.regions, model.network, len(sims), budget),
+                    constraint=kept_state(model, sims, fields, placement, limits),
+                    keep_static=keep,
+                    compiled=placement.compile,
+                    record=record if keep else None,
                 )
             self.rollouts.append(rollout)
 
@@ -218,6 +262,29 @@ class Forecast:
     def _clipped(self) -> np.ndarray:
         none = np.zeros((len(self.sims), 2), dtype=np.int64)
         return np.stack([none if c is None else c.clipped[-1].cpu().numpy() for c in self.limits])
+
+
+def kept_state(
+    model: Model,
+    sims: Sequence[PreppedSim],
+    fields: Fields,
+    placement: Placement,
+    limits: PhysicalLimits | None,
+) -> Constraint | None:
+    """Return what a predicted year passes before it is kept: sweeps over the water balance, then limits.
+
+    Raises:
+        DataError: sweeps are asked for, but a file does not say how large its cells are.
+    """
+    if not placement.pressure_sweeps:
+        return limits
+    for sim in sims:
+        if sim.cell_size_m is None:
+            raise DataError(
+                f"{sim.path}: does not say how large its cells are (attribute cell_size_m), which "
+                "--pressure_sweeps needs; add it, or leave the flag out"
+            )
+    return PressureSweeps(model.network.scales, fields, placement.pressure_sweeps, limits)
 
 
 def budget_bytes(placement: Placement, device: torch.device) -> float:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from common.cli import main, option, parse
-from common.demo import Demo, DemoOptions
-from common.report import Row
+from common.demo import Demo, DemoOptions, StepFailedError
+from common.report import Row, load_rows, save_rows
 
 QUESTION = "What would my slow simulation say for new parameters?"
 NEXT_COMMANDS = (
@@ -39,13 +43,22 @@ class Config:
 
     num: int = option(128, "simulations of the wave")
     num_layers: int = option(64, "simulations of heat through a layer")
+    part: str = option("all", "heat alone, as the whole demo starts it", choices=("all", "heat"))
 
 
 def run(argv: Sequence[str]) -> None:
-    """Run all steps and write section.json."""
+    """Run all steps and write section.json; heat goes on beside the wave, each on one core."""
     parsed = parse(argv, Config, DemoOptions, description=__doc__)
-    demo = Demo("simulgen_vae", parsed.run)
-    rows = wave(demo, parsed.config.num) + layers(demo, parsed.config.num_layers)
+    config, demo = parsed.config, Demo("simulgen_vae", parsed.run)
+    heat_rows = demo.out / "heat_rows.json"
+    if config.part == "heat":
+        save_rows(heat_rows, layers(demo, config.num_layers))
+        return
+    demo.out.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, __file__, "--part", "heat", "--num_layers", str(config.num_layers)]
+    with beside([*command, "--out", str(demo.out)], demo.out / "heat.txt"):
+        rows = wave(demo, config.num)
+    rows += load_rows(heat_rows)
     demo.save(
         rows,
         title="simulgen_vae: whole simulated fields in milliseconds",
@@ -53,6 +66,27 @@ def run(argv: Sequence[str]) -> None:
         figures=demo.pictures(FIGURES),
         commands=NEXT_COMMANDS,
     )
+
+
+@contextmanager
+def beside(command: Sequence[str], said: Path) -> Iterator[None]:
+    """Run a command while the body runs, then tell what it said; it ends with the body when that fails.
+
+    Raises:
+        StepFailedError: the command ended with an error.
+    """
+    with said.open("w", encoding="utf-8") as file:
+        other = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        yield
+        code = other.wait()
+    finally:
+        if other.poll() is None:
+            other.terminate()
+            other.wait()
+        print(said.read_text(encoding="utf-8", errors="replace"), flush=True)
+    if code:
+        raise StepFailedError(f"heat through a layer: ended with exit code {code}")
 
 
 def wave(demo: Demo, num: int) -> list[Row]:

@@ -28,6 +28,13 @@ def call(script: Path, arguments: list[str], folder: Path) -> tuple[int, str]:
     return run(child, said, timeout_s=120), said.read_text()
 
 
+def error_of(said: str) -> str:
+    """Return the one error line of all that a script said; a traceback is none."""
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "Traceback" not in said, said
+    return errors[0]
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=NAMES)
 def test_help(script: Path, tmp_path: Path):
     """--help exits 0, shows flags with their defaults, and leaves no file."""

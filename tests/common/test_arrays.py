@@ -1,14 +1,15 @@
-"""Archives of arrays from strangers: read by name, refused when damaged, hostile or out of proportion."""
+"""Arrays and archives from strangers: refused when damaged, hostile or out of proportion."""
 
 from __future__ import annotations
 
+import io
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from common.arrays import open_npz
+from common.arrays import open_npy, open_npz
 from common.errors import DataError
 
 
@@ -44,3 +45,39 @@ def test_bombs_are_refused_unread(tmp_path: Path):
         archive.writestr("x.npy", bytes(100 << 20))
     with pytest.raises(DataError, match="x grows from"), open_npz(tmp_path / "a.npz"):
         pass
+
+
+@pytest.mark.parametrize(
+    "values", [np.arange(6.0).reshape(2, 3), np.array(3), np.zeros((0, 3)), np.ones((2, 2), "f4").T]
+)
+def test_npy_files_are_mapped(tmp_path: Path, values: np.ndarray):
+    """Values, shape and type come back as a map of the file, of no values and of one too."""
+    np.save(tmp_path / "a.npy", values)
+    found = open_npy(tmp_path / "a.npy")
+    assert isinstance(found, np.memmap) and found.dtype == values.dtype and np.array_equal(found, values)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("shape", [(10**4,) * 3, (2**40,), (2**62, 4), (2**62, 4, 0)])
+def test_headers_that_lie(tmp_path: Path, shape: tuple[int, ...]):
+    """A header of more values than follow is refused in one line, without a warning of an overflow."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    (tmp_path / "a.npy").write_bytes(buffer.getvalue() + bytes(64))
+    with pytest.raises(DataError, match=r"a\.npy: .*its header tells of .* 64 are there.*; do this"):
+        open_npy(tmp_path / "a.npy", advice="do this")
+
+
+def test_no_npy_file(tmp_path: Path):
+    """What is missing, a folder, empty, cut, of Python objects or another format is told with its name."""
+    np.save(tmp_path / "objects.npy", np.array([None], dtype=object))
+    np.save(tmp_path / "cut.npy", np.zeros(9))
+    whole = (tmp_path / "cut.npy").read_bytes()
+    (tmp_path / "cut.npy").write_bytes(whole[:-1])
+    (tmp_path / "head.npy").write_bytes(whole.replace(b", }", b", )"))
+    (tmp_path / "empty.npy").write_bytes(b"")
+    (tmp_path / "folder.npy").mkdir()
+    np.savez(tmp_path / "archive.npz", a=np.zeros(3))
+    for name in ("objects.npy", "cut.npy", "head.npy", "empty.npy", "folder.npy", "archive.npz", "none.npy"):
+        with pytest.raises(DataError, match=rf"{name}: no npy file of numbers .*expected a whole \.npy"):
+            open_npy(tmp_path / name)

@@ -16,6 +16,7 @@ from common.guard import Guard, NonFiniteError
 from common.optim import (
     Ema,
     Updater,
+    UpdateTask,
     adamw,
     clip_gradients,
     parameter_groups,
@@ -92,6 +93,42 @@ def test_warm_restarts():
     assert rates(lambda o: warm_restarts(o, 5), 15) == pytest.approx(
         rates(lambda o: warm_restarts(o, 5), 5) * 3
     )
+
+
+def test_rates_are_known_numbers():
+    """To the last bit: a run that an earlier version stopped goes on with the rates it would have had."""
+    falling = [1.0, 0.9397114317029974, 0.775, 0.55, 0.3250000000000001, 0.16028856829700258]
+    cosine = [0.25, 0.5, 0.75, *falling, 0.1]
+    assert rates(lambda o: warmup_cosine(o, 3, 9, 0.1), 10) == [2 * factor for factor in cosine]
+    restarts = [1 / 3, 2 / 3, 1.0, 0.775, 0.3250000000000001, *falling, 1.0]
+    assert rates(lambda o: warm_restarts(o, 3, 2, 0.1, 2), 12) == [2 * factor for factor in restarts]
+
+
+def test_task_of_one_updater():
+    """Its state is that of its updater: what is loaded into another task goes on with the same bits."""
+
+    class One(UpdateTask):
+        def __init__(self) -> None:
+            module = network()
+            optimizer = torch.optim.SGD(module.parameters(), lr=2.0)
+            self.update = updater(module, optimizer=optimizer, schedule=warmup_cosine(optimizer, 1, 9))
+
+        def step(self, batch: torch.Tensor, step: int) -> dict[str, torch.Tensor | float]:
+            return {}
+
+        def evaluate(self) -> dict[str, float]:
+            return {}
+
+        def weights(self) -> dict[str, torch.Tensor]:
+            return {}
+
+    first, second = One(), One()
+    assert first.update.schedule is not None
+    first.update.optimizer.step()
+    first.update.schedule.step()
+    second.load_state_dict(first.state_dict())
+    assert second.update.lr == first.update.lr == 2.0
+    assert first.state_dict().keys() == {"module", "optimizer", "schedule", "scaler", "ema"}
 
 
 def test_parameter_groups():

@@ -18,6 +18,7 @@ from fault_seg import evaluate as module
 from fault_seg.config_infer import EvaluateConfig
 from fault_seg.evaluate import MEASURES, evaluate, held_out
 from fault_seg.evaluate_figures import reliability
+from fault_seg.evaluate_refine import verdict, verdict_table
 from fault_seg.infer import load, predict
 from fault_seg.maps import Model
 from fault_seg.model import HEADS
@@ -69,6 +70,10 @@ def test_files_and_figures(cubes: Path, model_path: Path, tmp_path: Path):
     assert document["methods"]["empty"]["mean"]["recall"] == 0
     ours = document["methods"]["ours"]
     assert all_finite(ours["mean"]) and all_finite(document["methods"]["coherence"]["mean"])
+    for method in ("ours", "constant"):
+        mean = document["methods"][method]["mean"]
+        medians = [cube["angle_median_deg"] for cube in document["methods"][method]["cubes"]]
+        assert min(medians) - 0.01 <= mean["angle_median_pooled_deg"] <= max(medians) + 0.01
     assert len(ours["cubes"]) == 2 and document["sha256"] and document["run"]["package"] == "fault_seg"
     assert load_rows(tmp_path / "results.json") == rows
     found = measured(rows)
@@ -95,7 +100,8 @@ def test_oracle(cubes: Path, model_path: Path, tmp_path: Path, monkeypatch: pyte
     found = measured(evaluate(config, QUICK, tmp_path))
     for name in ("ap", "iou", "tol_iou"):
         assert found[name].ours == pytest.approx(1) and found[name].baselines["coherence"] < 0.9
-    assert found["angle_median_deg"].ours < 0.1 < found["angle_median_deg"].baselines["constant"]
+    for name in ("angle_median_deg", "angle_median_pooled_deg"):
+        assert found[name].ours < 0.1 < found[name].baselines["constant"]
     for name in ("rgt_mae", "horizon_median_samples"):
         assert found[name].ours < 1e-3 < found[name].baselines["flat"]
     assert "dhr_psnr_db" not in found  # infinite
@@ -110,7 +116,7 @@ def test_partial_models(cubes: Path, tmp_path: Path, heads: tuple[str, ...]):
             path.unlink()
     model = save_model(tmp_path / "model.ckpt", heads)
     found = measured(evaluate(EvaluateConfig(str(model), own, nvalid=1, ntune=1), QUICK, tmp_path / "out"))
-    faults = {"ap", "iou", "tol_iou", "angle_median_deg"}
+    faults = {"ap", "iou", "tol_iou", "angle_median_deg", "angle_median_pooled_deg"}
     assert set(found) == (faults if heads == ("fault",) else set(MEASURES) - faults)
 
 
@@ -138,8 +144,30 @@ def test_refining_model(cubes: Path, tmp_path: Path):
     means = [stage["mean"] for stage in document["passes"]]
     assert len(means) == 3 and {row.baselines["input"] for row in rows} <= set(means[0].values())
     assert {row.measure.split(", ")[-1] for row in rows} == {"1 pass", "2 passes"}
+    assert [v["measure"] for v in document["verdicts"]] == ["iou", "rgt_mae", "dhr_correlation"]
+    assert all(v["means"] == [m[v["measure"]] for m in means] for v in document["verdicts"])
+    said = (tmp_path / "out/evaluation.md").read_text()
+    assert "| input | pass 1 | pass 2 | pass 1 better |" in said and "pass 2 no worse than pass 1" in said
     drawn = {p.name for p in (tmp_path / "out/figures").iterdir()}
     assert drawn == {"passes.png", "gallery_inline.png"}
+
+
+def test_verdicts_of_refinement():
+    """Better means higher IoU and correlation but lower MAE; later passes are held against the first."""
+
+    def of(key: str, *columns: list[float]) -> dict[str, Any]:
+        return verdict(key, [[{key: value} for value in column] for column in columns])
+
+    iou = of("iou", [0.5, 0.7, math.nan], [0.6, 0.69, math.nan], [0.6, 0.65, 0.1], [0.6, 0.62, math.nan])
+    assert iou["means"] == pytest.approx([0.6, 0.645, 0.45, 0.61])
+    assert iou["better_after_one"] and not iou["no_worse_at_last"] and iou["no_worse_than_input"]
+    assert iou["cubes_better_after_one"] == 0.5  # of the two that have an IoU
+    mae = of("rgt_mae", [0.02, 0.03], [0.01, 0.02], [0.01, 0.02])
+    assert mae["better_after_one"] and mae["no_worse_at_last"] and mae["cubes_better_after_one"] == 1
+    assert not of("rgt_mae", [0.01], [0.02], [0.02])["better_after_one"]
+    unknown = of("iou", [math.nan], [math.nan])
+    assert not unknown["better_after_one"] and not unknown["no_worse_at_last"]
+    assert "| 0.6 | 0.645 | 0.45 | 0.61 | yes | 50% | no | yes |" in verdict_table([iou])
 
 
 def test_labels_of_a_survey(model_path: Path, tmp_path: Path):

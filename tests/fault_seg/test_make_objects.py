@@ -207,6 +207,28 @@ def test_nothing_found(tmp_path: Path):
     assert rows_of(Path(f"{prefix}.faults.csv")) == []
 
 
+def test_threshold_of_the_model(tmp_path: Path):
+    """Faults count from the probability that inference used; a flag overrides it; 0.5 where nothing says."""
+    prefix = write(tmp_path, "npy")
+    np.save(tmp_path / "s.fsem.npy", VOLUMES["fsem"] * np.float32(0.5))  # 0.4 on faults
+
+    def found(**flags: Any) -> tuple[float, int]:
+        config = ObjectsConfig(input=prefix, output=str(tmp_path / "o"), horizons=0, **flags)
+        summary = make_objects(config, BasicOptions(overwrite=True))
+        assert f"faults from a probability of {summary['threshold']:.3g}" in report(summary)
+        return summary["threshold"], len(summary["faults"])
+
+    assert found() == (0.5, 0)
+    with open_volume(tmp_path / "s.fsem.npy") as like:
+        write_sidecar(prefix, like, threshold=0.29)
+        assert found() == (0.29, 2)
+        assert found(threshold=0.45) == (0.45, 0)
+        write_sidecar(prefix, like, threshold=1.5)
+        with pytest.raises(DataError, match=r"s\.json: threshold 1.5, expected between 0 and 1; pass --thr"):
+            found()
+        assert found(threshold=0.3) == (0.3, 2)
+
+
 def test_dry_run_writes_nothing(tmp_path: Path):
     """--dry_run looks for the volumes and leaves no file."""
     prefix = write(tmp_path, "npy")
@@ -239,6 +261,7 @@ def test_bad_input(tmp_path: Path):
     [
         {},
         {"input": "a", "threshold": 1.5},
+        {"input": "a", "threshold": -0.1},
         {"input": "a", "min_size": 0},
         {"input": "a", "horizons": -1},
         {"input": "a", "rgt_values": (0.5, 1.5)},

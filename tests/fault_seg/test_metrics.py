@@ -11,7 +11,14 @@ from sklearn.metrics import average_precision_score
 from common.noise import numpy_stream
 from fault_seg import metrics_fault as mf
 from fault_seg import metrics_fields as fields
-from fault_seg.metrics import mean_scores, score_cube, score_set, threshold_curve, tune_threshold
+from fault_seg.metrics import (
+    mean_scores,
+    score_cube,
+    score_set,
+    set_scores,
+    threshold_curve,
+    tune_threshold,
+)
 from fault_seg.metrics_section import ods_ois
 
 
@@ -203,6 +210,38 @@ def test_angle_between_a_vertical_and_a_dipping_plane():
     assert scores["dip_error_deg"] == pytest.approx(25)
     assert scores["strike_error_deg"] == pytest.approx(0)
     assert scores["fdip_mae"] == pytest.approx(25 / 180)
+
+
+@pytest.mark.parametrize(("sizes", "spread"), [((500, 3, 0, 90), 40.0), ((1, 1), 80.0), ((7,), 5.0)])
+def test_pooled_median_against_numpy(sizes: tuple[int, ...], spread: float):
+    """The median over the fault voxels of all cubes is numpy's; big cubes count for more than small ones."""
+    rng = numpy_stream(3, "pooled angles")
+    predictions, truths, angles = [], [], []
+    for i, size in enumerate(sizes):
+        fsem = np.zeros((20, 10, 5), np.float32)
+        fsem.ravel()[rng.permutation(fsem.size)[:size]] = 1
+        fdip, fstrike, true_fstrike = (rng.random(fsem.shape) for _ in range(3))
+        true_fdip = np.clip(fdip + (i + 1) * spread / 180 * rng.random(fsem.shape), 0, 1)
+        predictions.append({"fdip": fdip, "fstrike": fstrike})
+        truths.append({"fsem": fsem, "fdip": true_fdip, "fstrike": true_fstrike})
+        angles.append(fields.normal_angle_deg(fdip, fstrike, true_fdip, true_fstrike)[fsem > 0])
+    expected = np.median(np.concatenate(angles))
+    assert fields.pooled_angle_median(predictions, truths) == pytest.approx(expected, abs=0.0051)
+    cubes = [score_cube(p, t, 0.5) for p, t in zip(predictions, truths, strict=True)]
+    scores = set_scores(cubes, predictions, truths)
+    assert scores["angle_median_pooled_deg"] == pytest.approx(expected, abs=0.0051)
+    assert scores["angle_median_deg"] == pytest.approx(np.mean([np.median(a) for a in angles if a.size]))
+
+
+def test_pooled_median_at_the_ends():
+    """Equal normals have 0, perpendicular ones 90 degrees; without any fault voxel there is no median."""
+    half, zero = np.full((2, 2, 2), 0.5), np.zeros((2, 2, 2))
+    truth = {"fsem": zero + 1, "fdip": half, "fstrike": zero}
+    for fstrike, angle in ((zero, 0), (half, 90)):
+        assert fields.pooled_angle_median([{"fdip": half, "fstrike": fstrike}], [truth]) == pytest.approx(
+            angle, abs=0.0051
+        )
+    assert np.isnan(fields.pooled_angle_median([{"fdip": half, "fstrike": zero}], [{**truth, "fsem": zero}]))
 
 
 def test_rgt_scores_do_not_see_scale_and_offset():

@@ -21,8 +21,10 @@ from common.tiles import plan_blended
 from fault_seg import survey
 from fault_seg.angles import angles_from_normal, normal_from_angles, outer_from_normal
 from fault_seg.config_infer import InferConfig
+from fault_seg.config_tools import ObjectsConfig
 from fault_seg.dataset import normalise_image
 from fault_seg.infer import infer, load
+from fault_seg.make_objects import chosen_threshold
 from fault_seg.maps import Model
 from fault_seg.segy import open_segy
 from fault_seg.time_tiles import align, overlapping
@@ -273,6 +275,8 @@ def test_model_says_threshold_temperature_and_residual(tmp_path: Path, model_pat
     fitted = replace(plain, model=str(calibrated), output=str(tmp_path / "b"))
     assert infer(fitted, QUICK)["threshold"] == 0.3
     assert infer(replace(fitted, output=str(tmp_path / "c"), threshold=0.7), QUICK)["threshold"] == 0.7
+    for prefix, threshold in (("a", 0.5), ("b", 0.3), ("c", 0.7)):  # objects.py takes what inference used
+        assert chosen_threshold(ObjectsConfig(input=str(tmp_path / prefix))) == threshold
     infer(replace(fitted, output=str(tmp_path / "d"), rgt_residual="on"), QUICK)
     p, q = (outputs(tmp_path / n, ("fsem",))["fsem"].astype(np.float64) for n in "ab")
     np.testing.assert_allclose(np.log(q / (1 - q)), np.log(p / (1 - p)) / 2, atol=1e-3)

@@ -16,6 +16,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -36,6 +37,12 @@ VALUES: tuple[Any, ...] = (
 )  # fmt: skip
 DTYPES = ("<f8", ">f4", "<i8", "u1", "?", "<c8", "S4", "<U3", "<M8[s]", "<f2", "<i2")
 SHAPES = ((), (0,), (1,), (3, 0, 2), (2, 2), (1, 1, 1, 1, 1), (2,) * 9)
+# What a user would see beside the one line, or instead of it: casts of NaN, overflows, values cut to real.
+WARNINGS = (
+    pytest.mark.filterwarnings("error::RuntimeWarning"),
+    pytest.mark.filterwarnings("error::numpy.exceptions.ComplexWarning"),
+    pytest.mark.filterwarnings("error:genfromtxt"),
+)
 LYING = ((10**4, 10**4, 10**4), (2**40,), (2**62, 4), (10**9, 0))
 
 

@@ -12,10 +12,10 @@ import pytest
 
 from common.errors import EXIT_DATA, EXIT_USAGE, DataError, StrataError
 from tests.reliability.corpus import Breaks, ways_of
-from tests.reliability.fuzz import Parser
+from tests.reliability.fuzz import WARNINGS, Parser
 from tests.reliability.test_fuzz import PARSERS
 
-pytestmark = pytest.mark.promise("R8")
+pytestmark = [pytest.mark.promise("R8"), *WARNINGS]
 MAX_GROWTH_KB = 200_000
 MAX_SECONDS = 20.0
 # What leaves a legal file, or none where the file may be absent.
@@ -30,7 +30,6 @@ HARMLESS: dict[str, set[str]] = {
     "simulgen_vae-condition": {"cut", "empty", "text"},  # unknown keys only warn
     "simulgen_vae-box": {"empty"},
     "voxel_ode-manifest": {"directory", "missing"},
-    "voxel_ode-predictions": {"NaN"},  # our own output, shown as it is
     "voxel_ode-index npz": {"directory", "missing"},  # the .jsonl is read instead
     "facies_gan-points npz": {"wrong shape"},  # flattened
     "facies_gan-mapping": {"directory", "missing", "wrong shape"},

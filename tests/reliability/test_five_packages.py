@@ -1,27 +1,39 @@
-"""Promises that all five packages make alike: kills, signals, locks, foreign and hostile model files."""
+"""Promises that all five packages make alike: kills, signals, NaN, full disks, locks, hostile model files."""
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import pickle
 import random
+import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from common.optim import Updater
 from tests.reliability.five import (
     BY_NAME,
     CASES,
     QUIET,
+    ROOT,
     Case,
     call,
     changed,
+    command,
     error_line,
     make_data,
     models,
@@ -33,6 +45,7 @@ from tests.toy_runs import fork, run, wait
 
 pytestmark = pytest.mark.reliability
 NAMES = [case.package for case in CASES]
+LOG_BYTES = 1 << 16  # what a run says, at most; its file is under the same limit as the models
 NUM_KILLS = int(os.environ.get("STRATA_NUM_KILLS", "20"))
 
 
@@ -98,6 +111,131 @@ def test_signals(place: tuple[Case, Path], number: str, code: int):
     assert state(out) == "stopped"
     assert run(training(case, folder, number, "--resume auto"), said, 300) == 0, said.read_text()[-3000:]
     assert changed(out, models(folder / "whole")) == []
+
+
+def whole(path: Path) -> None:
+    """Read a finished output to its end; raise when it is cut."""
+    if path.suffix == ".json":
+        json.loads(path.read_text(encoding="utf-8"))
+    elif path.suffix == ".npy":
+        np.array(np.load(path, allow_pickle=False))
+    elif path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            assert all(archive[name] is not None for name in archive.files)
+    elif path.suffix == ".png":
+        with Image.open(path) as picture:
+            picture.load()
+    elif path.suffix == ".h5":
+        with h5py.File(path) as file:
+            file.visititems(lambda _, item: item[()] if isinstance(item, h5py.Dataset) else None)
+
+
+@pytest.mark.promise("R1")
+@pytest.mark.timeout(900)
+def test_killed_inference(place: tuple[Case, Path], record_property: Callable[[str, int], None]):
+    """SIGKILL at a random moment of the inference leaves whole outputs or none; then it runs to its end."""
+    case, folder = place
+    name, flags = case.use
+    words = flags.replace("{model}", f"whole/{case.model}").split()
+    out, said, moments = folder / "out", folder / "said.txt", random.Random(12)
+    shutil.rmtree(out, ignore_errors=True)
+    began = time.monotonic()
+    must(case.script(name), words, folder)
+    seconds = time.monotonic() - began
+    expected = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
+    for _ in range(NUM_KILLS // 2):
+        shutil.rmtree(out)
+        pid = fork(command(case.script(name), words, folder), said)
+        time.sleep(moments.uniform(0.1, 1.0) * seconds)
+        os.kill(pid, signal.SIGKILL)
+        wait(pid)
+        for path in out.rglob("*"):
+            if path.is_file() and path.suffix != ".part":
+                whole(path)
+        must(case.script(name), [*words, "--overwrite"], folder)
+        assert {path.relative_to(out) for path in out.rglob("*") if path.is_file()} == expected
+    record_property("n", NUM_KILLS // 2)
+
+
+@pytest.mark.promise("R5")
+def test_not_a_number(place: tuple[Case, Path]):
+    """A loss that becomes NaN ends with 4 before the update; every model that lies there is finite."""
+    case, folder = place
+    step, calls = Updater.step, 0
+
+    def poisoned(self: Updater, loss: Callable[[Any], dict[str, torch.Tensor]], batch: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        bad = calls == 5
+
+        def worse(piece: Any) -> dict[str, torch.Tensor]:
+            parts = loss(piece)
+            return {**parts, "loss": parts["loss"] * float("nan")} if bad else parts
+
+        return step(self, worse, batch)
+
+    def child() -> None:
+        Updater.step = poisoned  # type: ignore[method-assign]
+        training(case, folder, "poisoned")()
+
+    said = folder / "said.txt"
+    assert run(child, said, 300) == 4, said.read_text()[-3000:]
+    assert "non-finite" in error_line(said.read_text()) and state(folder / "poisoned") == "failed"
+    for name, model in models(folder / "poisoned").items():
+        weights = [value for value in model["state_dict"].values() if value.is_floating_point()]
+        assert all(bool(torch.isfinite(value).all()) for value in weights), name
+
+
+@pytest.mark.promise("R6")
+def test_no_room(place: tuple[Case, Path]):
+    """A file-size limit in mid-training exits 3 and says so; what lies there loads, and the run can go on."""
+    case, folder = place
+    out, said = folder / "cramped", folder / "said.txt"
+    save, calls = torch.save, 0
+
+    def limited(document: Any, path: Any) -> None:
+        nonlocal calls
+        calls += 1
+        save(document, whole_file := io.BytesIO())
+        size = whole_file.tell()
+        if calls >= 3 and size > LOG_BYTES:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
+        save(document, path)
+
+    def child() -> None:
+        torch.save = limited
+        training(case, folder, "cramped")()
+
+    assert run(child, said, 300) == 3, said.read_text()[-3000:]
+    assert "file-size limit of" in error_line(said.read_text())
+    models(out)  # reads every one
+    assert not list(out.rglob("*.part"))
+    assert run(training(case, folder, "cramped", "--resume auto"), said, 300) == 0, said.read_text()[-3000:]
+    assert changed(out, models(folder / "whole")) == []
+
+
+@pytest.mark.promise("R25")
+def test_odd_surroundings(place: tuple[Case, Path], tmp_path: Path):
+    """Training and inference work from another folder, without HOME and with LANG=C, on paths in umlauts."""
+    case, folder = place
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    surroundings = {"PATH": os.environ["PATH"], "LANG": "C", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    name, flags = case.use
+    use_flags = flags.replace("{model}", f"far/{case.model}")
+    for script, text in (("train", f"{case.train} {QUIET} --out far"), (name, use_flags)):
+        inside = {"d", "d.h5", "p.csv", "far", "out"}
+        words = [str(folder / word) if word.split("/")[0] in inside else word for word in text.split()]
+        done = subprocess.run(
+            [sys.executable, str(case.script(script)), *words],
+            cwd=tmp_path,
+            env=surroundings,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=280,
+        )
+        assert done.returncode == 0, done.stdout.decode("utf-8", "replace")[-3000:]
+    assert (folder / "out").is_dir()
+    assert {path.name for path in tmp_path.iterdir()} <= {".cache"}  # what --cache_dir says by default
 
 
 @pytest.mark.promise("R14")

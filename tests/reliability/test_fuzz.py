@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.reliability.fuzz import Parser, fuzz
+from tests.reliability.fuzz import WARNINGS, Parser, fuzz
 from tests.reliability.parsers_facies import COMMON, FACIES
 from tests.reliability.parsers_fields import SIMULGEN, VOXEL
 from tests.reliability.parsers_seismic import FAULT_SEG, VELOCITY
 
 PARSERS = (*FAULT_SEG, *VELOCITY, *SIMULGEN, *VOXEL, *FACIES, *COMMON)
-pytestmark = pytest.mark.promise("R23")
+pytestmark = [pytest.mark.promise("R23"), *WARNINGS]
 FEW, MANY = 12, 500
 
 

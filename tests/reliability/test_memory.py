@@ -75,6 +75,7 @@ def growth_mib(function: Callable[[], Any], said: Path) -> float:
     return json.loads(said.with_suffix(".json").read_text())
 
 
+@pytest.mark.promise("R22", package="simulgen_vae")
 def test_fields_larger_than_the_budget(tmp_path: Path):
     """prep_data of simulgen_vae streams 320 MiB of fields, basis included, within 1.5 times its budget."""
     rng = np.random.default_rng(0)
@@ -92,6 +93,7 @@ def test_fields_larger_than_the_budget(tmp_path: Path):
     assert size > 4 * BUDGET_MIB and grown < 1.5 * BUDGET_MIB
 
 
+@pytest.mark.promise("R22", package="velocity_inversion")
 def test_gathers_larger_than_the_budget(tmp_path: Path):
     """prep_data of velocity_inversion checks and decimates a sparse file of 840 MiB sample by sample."""
     survey = openfwi_survey()
@@ -106,6 +108,7 @@ def test_gathers_larger_than_the_budget(tmp_path: Path):
     assert size > 8 * BUDGET_MIB and grown < 1.5 * BUDGET_MIB
 
 
+@pytest.mark.promise("R22", package="voxel_ode")
 def test_states_larger_than_the_budget(tmp_path: Path):
     """prep_data of voxel_ode streams the states of a raw file, 300 MiB of them, a few steps at a time."""
     shape, steps = (40, 48, 48), 200
@@ -129,6 +132,7 @@ def test_states_larger_than_the_budget(tmp_path: Path):
     assert size > 4 * BUDGET_MIB and grown < 1.5 * BUDGET_MIB
 
 
+@pytest.mark.promise("R22", package="facies_gan")
 def test_realisations_larger_than_the_budget(tmp_path: Path):
     """The writer of facies_gan puts a stack of 128 MiB on the disk, one realisation after another."""
     size = (1024, 1024)

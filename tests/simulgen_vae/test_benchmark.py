@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import simulgen_vae as benchmark
-from benchmarks import simulgen_vae_peer, simulgen_vae_scaling
+from benchmarks import simulgen_vae_full, simulgen_vae_peer, simulgen_vae_scaling
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +34,25 @@ def test_scale_reads_a_file_in_its_own_process(capsys: pytest.CaptureFixture[str
     benchmark.run(["--case", "scale", "--smoke"])
     said = capsys.readouterr().out
     assert "0.64 MB" in said and "scale: peak memory" in said
+
+
+def test_full_runs_every_phase(
+    no_result: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Fields of many modes lie in a far smaller file; basis, coefficients and epochs are told, with peaks."""
+
+    def here(command: list[str], **_: object) -> None:  # three processes would import everything thrice
+        simulgen_vae_full.run(command[2:])
+
+    monkeypatch.setattr(simulgen_vae_full.subprocess, "run", here)
+    benchmark.run(["--case", "full", "--smoke", "--threads", "1"])
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("full: ")]
+    value = {line[:48].strip(): float(line[48:58]) for line in said if not line.endswith("done")}
+    assert value["full: the same in the file"] < 0.7 * value["full: fields"]
+    assert 0 < value["full: projection of unseen runs, the worst"] < 0.2
+    peaks = [value[f"full: peak memory, {name}"] for name in ("basis", "coefficients", "epochs")]
+    assert value["full: peak memory"] >= max(peaks) > 0.1 and value["full: epoch of the VAE"] > 0
+    assert not no_result.exists()
 
 
 def test_cases_keep_each_other(no_result: Path):

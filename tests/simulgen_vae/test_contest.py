@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from common.metrics import relative_l2
+from common.noise import torch_stream
 from simulgen_vae import contenders, contest, gp2
+from simulgen_vae.basis import fit_basis
 from simulgen_vae.contenders import (
     choose_contenders,
     direct_contender,
@@ -20,7 +24,8 @@ from simulgen_vae.direct import DirectOptions
 from simulgen_vae.field_metric import FieldMetric
 from simulgen_vae.pairs import Pair
 from simulgen_vae.predictor import Inputs, Predictor, TrainingSet
-from tests.simulgen_vae.cases_predictors import rows_for, training_set
+from simulgen_vae.reduced import reduce_all
+from tests.simulgen_vae.cases_predictors import bumps, data_of, rows_for, training_set
 
 
 class Constant(Predictor):
@@ -80,6 +85,27 @@ def test_non_finite_predictions_lose(rows: TrainingSet):
     metric = FieldMetric(rows.basis)
     broken = candidate("direct", rows.c, float("nan"))
     assert judge([broken, candidate("gp2", rows.c, 0.5)], rows.c, metric).members == ("gp2",)
+
+
+@pytest.mark.parametrize("num_fields", [1, 2])
+def test_scored_as_an_evaluation_scores(num_fields: int):
+    """With few modes and unequal fields the contest's error counts what no mode holds."""
+    u, params = bumps(16)
+    u = np.concatenate([u, 30.0 * u[..., ::-1, :] ** 2 + 5.0], axis=-1)[..., :num_fields]
+    data = data_of(u, params)
+    basis = fit_basis(data, range(16), 3)
+    found = TrainingSet(
+        torch.from_numpy(reduce_all(data, basis)), torch.from_numpy(params), basis, rows=torch.arange(16)
+    )
+    guess = found.c + 0.2 * torch.randn(found.c.shape, generator=torch_stream(0, "test guess"))
+    metric = contest.metric_of(found, lambda row: torch.from_numpy(u[row]))
+    exact = [relative_l2(basis.decode(c).numpy(), truth) for c, truth in zip(guess, u, strict=True)]
+    scored = metric.relative_l2(guess, found.c)
+    np.testing.assert_allclose(scored.numpy(), exact, rtol=1e-4)
+    assert (scored > 1.01 * contest.metric_of(found, None).relative_l2(guess, found.c)).any()
+    held = run_contest([Contender("gp2", Constant)], found, None, lambda row: torch.from_numpy(u[row]))
+    mean = np.mean([relative_l2(basis.decode(c).numpy(), u[i]) for i, c in enumerate(held.held_out)])
+    assert held.verdict.entries[0].mean == pytest.approx(mean, rel=1e-4)
 
 
 def test_where_pod_gp_is_best_it_ships(rows: TrainingSet):

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from common import figures
 from common.errors import DataError, UserError
 from common.report import format_number, load_rows
 from common.run import MachineOptions
-from simulgen_vae import gallery
+from simulgen_vae import compare, gallery
 from simulgen_vae.config_tools import EvaluateConfig
 from simulgen_vae.evaluate import evaluate
+from simulgen_vae.model_files import find_model, read_candidates, read_surrogate
 from simulgen_vae.train import train
 from tests.launch import ROOT
 from tests.simulgen_vae.cases_vae import config, fields, options, params, write_data
@@ -136,6 +140,57 @@ def test_what_the_training_was_told(trained: Path, tmp_path: Path):
     evaluate(EvaluateConfig(model=str(trained), num=2, figures=False), QUICK, tmp_path)
     names = set(json.loads((tmp_path / "evaluation.json").read_text())["methods"])
     assert "pod6_rbf" in names and not names & {"pod6_krr", "pod6_gpr", "pod6_gpr_shared"}
+
+
+def test_candidates_are_not_fitted_again(
+    trained: Path, report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What the training fitted beside the winner predicts in the evaluation; else it is fitted there."""
+    ships = json.loads((report / "evaluation.json").read_text())["ships"]
+    beaten = {"gp2", "vae_gp"} - {ships}
+    surrogate = read_surrogate(trained)
+    assert set(read_candidates(find_model(trained), surrogate)) == beaten
+    with torch.no_grad():
+        surrogate.vae.decoder.head.bias.add_(1.0)
+    assert read_candidates(find_model(trained), surrogate) == {}  # another network's
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("fitted again")
+
+    for name in ("fit_latent_gp", "fit_predictor"):
+        monkeypatch.setattr(compare, name, refuse)
+    flags = EvaluateConfig(model=str(trained), baselines="none", figures=False)
+    evaluate(flags, QUICK, tmp_path)
+    kept, first = (
+        json.loads((folder / "evaluation.json").read_text())["methods"] for folder in (tmp_path, report)
+    )
+    for name in beaten:
+        assert kept[name]["summary"] == first[name]["summary"] and kept[name]["fit_cpu_seconds"] > 0
+    copy = tmp_path / "model"
+    shutil.copytree(trained / "model_save", copy)
+    (copy / "Candidates").unlink()
+    with pytest.raises(AssertionError, match="fitted again"):
+        evaluate(replace(flags, model=str(copy)), QUICK, tmp_path / "again")
+
+
+def test_a_model_that_predicts_nothing(tmp_path: Path):
+    """Trained on fields alone, a model is scored as auto-encoder beside the oracle, and says what it is."""
+    path = tmp_path / "fields.npz"
+    np.savez(path, fields=fields(24))
+    result = train(config(path), options(tmp_path / "run"))
+    assert result is not None and result.exit_code == 0
+    rows = evaluate(EvaluateConfig(model=str(tmp_path / "run")), QUICK, tmp_path / "report")
+    found = json.loads((tmp_path / "report/evaluation.json").read_text())
+    assert set(found["methods"]) == {"vae_autoencoding", "mean_field", "pod6_oracle"}
+    error = {name: m["summary"]["relative_l2"] for name, m in found["methods"].items()}
+    assert found["basis_floor"] <= error["vae_autoencoding"] < 0.5 * error["mean_field"]
+    assert found["ships"] == "" and found["error_bars"] is None and "predicts nothing" in found["line"]
+    text = (tmp_path / "report/evaluation.md").read_text()
+    assert "**vae_autoencoding**" in text and "nothing is predicted" in text
+    assert rows[0].ours == pytest.approx(error["vae_autoencoding"]) and "auto-encoding" in rows[0].measure
+    assert set(rows[0].baselines) == {"mean_field", "pod6_oracle"}
+    drawn = {p.name for p in (tmp_path / "report/figures").glob("*.png")}
+    assert {"baselines.png", "profiles_best.png", "kl.png"} <= drawn and "coverage.png" not in drawn
 
 
 def test_other_data_is_refused(trained: Path, tmp_path: Path):

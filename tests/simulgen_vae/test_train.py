@@ -88,6 +88,7 @@ def test_files_of_a_run(finished: Path):
     """model_save holds what was promised, nothing needs pickle, the latents are those of the network."""
     folder = finished / "model_save"
     names = {"SimulGen-VAE", "LatentConditioner", "latent_vectors.npy", "xs.npy", "split.json", "guard.json"}
+    names |= {"Candidates"}
     assert {p.name for p in folder.iterdir()} == names
     z, h = (np.load(folder / f"{n}.npy", allow_pickle=False) for n in ("latent_vectors", "xs"))
     assert z.shape == (NUM, 4) and h.shape == (NUM, 1, 2) and z.dtype == h.dtype == np.float32

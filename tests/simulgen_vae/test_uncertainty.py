@@ -22,11 +22,14 @@ from simulgen_vae.uncertainty import (
     calibrate,
     calibration_rows,
     conformal_factor,
+    factor_of,
     field_std,
+    held_out_profiles,
     held_out_residual_std,
-    held_out_scores,
+    points_factor,
+    ratio_profile,
     residual_std,
-    trajectory_score,
+    trajectory_scores,
     without_own,
 )
 from tests.simulgen_vae.cases_predictors import FRAMES, bumps, rows_for, training_set
@@ -67,8 +70,37 @@ def test_score_holds_its_share():
     """A band of the score's width holds just the share of points that it was asked for."""
     rng = numpy_stream(0, "test score")
     error, std = torch.from_numpy(rng.standard_normal(1000)), torch.from_numpy(rng.uniform(0.5, 2, 1000))
-    score = trajectory_score(error, std, 0.9)
-    assert float((error.abs() <= score * std * (1 + 1e-12)).double().mean()) == pytest.approx(0.9)
+    profile = ratio_profile(error, std)
+    for share in (0.9, 0.333, 1.0):
+        score = float(trajectory_scores(profile[None], share)[0])
+        assert float((error.abs() <= score * std * (1 + 1e-12)).double().mean()) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("num", [19, 40])
+def test_the_mean_share_of_points_is_kept(num: int):
+    """Of unlike trajectories 0.90 of all points are inside, or up to 2 / (n + 1) more, not always 0.95."""
+    rng = numpy_stream(2, "test points", num)
+    shares: dict[str, list[float]] = {"points": [], "trajectories": []}
+    one = torch.ones(200)
+    for _ in range(60):
+        ratios = rng.lognormal(sigma=0.6, size=(num + 40, 1)) * np.abs(rng.standard_normal((num + 40, 200)))
+        profiles = torch.stack([ratio_profile(torch.from_numpy(r), one) for r in ratios[:num]])
+        for over, found in shares.items():
+            found.append(float((ratios[num:] <= factor_of(profiles, 0.9, over)[0]).mean()))
+    assert 0.895 <= np.mean(shares["points"]) <= 0.905 + 2 / (num + 1)
+    assert np.mean(shares["trajectories"]) > max(0.95, np.mean(shares["points"]))
+
+
+def test_which_rule():
+    """Points count from 19 runs on, unless the user says; both refuse what they cannot promise."""
+    profiles = torch.from_numpy(np.sort(numpy_stream(0, "test rule").exponential(size=(19, 1001)), axis=1))
+    assert factor_of(profiles, 0.9, "auto") == (points_factor(profiles, 0.9), "points")
+    few = conformal_factor(trajectory_scores(profiles[:18], 0.9), 0.9)
+    assert factor_of(profiles[:18], 0.9, "auto") == (few, "trajectories")
+    assert points_factor(profiles[:9], 0.9) == float(profiles[:9].max())  # nothing may lie outside
+    for over in ("points", "trajectories"):
+        with pytest.raises(UserError, match="19 calibration trajectories, expected 99"):
+            factor_of(profiles, 0.99, over)
 
 
 def test_calibrated_bars_cover_new_samples():
@@ -120,12 +152,14 @@ def test_held_out_rows_calibrate(members: tuple[str, ...]):
     invited = [gp2_contender(), direct_contender(options)][: len(members)]
     contest = run_contest(invited, train, None)
     residual = held_out_residual_std(train.basis, contest.held_out, contest.rows)
-    scores = held_out_scores(train.basis, contest, residual, 0.9)
-    assert len(scores) == 36 and (scores > 0).all()
+    profiles = held_out_profiles(train.basis, contest, residual)
+    assert len(profiles) == 36 and (trajectory_scores(profiles, 0.9) > 0).all()
     rows, _ = rows_for(train, 4, seed=1)
     alone = calibrate(contest.winner, rows, None, residual, 0.9)
-    joined = calibrate(contest.winner, rows, None, residual, 0.9, more_scores=scores.tolist())
-    assert alone.factor == 0.0 and joined.num_rows == 40 and joined.factor > 0
+    joined = calibrate(contest.winner, rows, None, residual, 0.9, more=profiles)
+    wide = calibrate(contest.winner, rows, None, residual, 0.9, more=profiles, over="trajectories")
+    assert alone.factor == 0.0 and joined.num_rows == 40 and 0 < joined.factor < wide.factor
+    assert (joined.over, wide.over) == ("points", "trajectories")
     new, truth = rows_for(train, 40, seed=2)
     std = field_std(contest.winner, new.inputs(), train.basis, residual)
     error = (train.basis.decode(contest.winner(new.inputs())) - truth).abs()
