@@ -121,6 +121,7 @@ def make_batch(cells: int) -> Batch:
         "origin": torch.zeros(1, 3, dtype=torch.int64),
         "cell_size": torch.tensor([[10.0, 50.0, 50.0]]),
         "dt_s": torch.full((1,), YEAR),
+        "injection_c": torch.full((1,), 40.0),
         "wells_complete": torch.ones(1, dtype=torch.bool),
     }
 

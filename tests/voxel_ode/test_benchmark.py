@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks import voxel_ode_rollout as benchmark
+from benchmarks import voxel_ode_step as step
 
 SIZES = {"channels": 4, "depth": 1, "radius": 1}
 TINY = [word for name, n in SIZES.items() for word in (f"--{name}", str(n), f"--gpu_{name}", str(n))]
@@ -57,3 +58,12 @@ def test_out_of_memory_is_a_row_without_a_number(capsys: pytest.CaptureFixture):
     assert "out of memory" in capsys.readouterr().out
     with pytest.raises(RuntimeError, match="other"):
         benchmark.forecast_cost(lambda: fail("other"), 2, 1)
+
+
+def test_stem_of_a_step(monkeypatch: pytest.MonkeyPatch):
+    """The benchmark of a step builds whole batches; the static stem once changes nothing."""
+    monkeypatch.setattr(step, "CELLS", 8)
+    monkeypatch.setattr(step, "STEPS", 1)
+    rows = {line["what"]: line for line in step.stem_rows()}
+    assert rows["largest difference of the two"]["value"] <= 1e-5
+    assert rows["one year, stem whole"]["value"] > 0
