@@ -16,8 +16,11 @@ from torch.utils.data import default_collate
 
 from common import device as devices
 from common.noise import numpy_stream
+from voxel_ode.balance import PressureSweeps
+from voxel_ode.fields import Fields
 from voxel_ode.flux import flux_features, flux_geometry
 from voxel_ode.items import make_item
+from voxel_ode.model import Scales
 from voxel_ode.normalize import Normalizer
 from voxel_ode.prepped import PreppedSim
 
@@ -77,6 +80,24 @@ class Upwind:
             return torch.stack([state[:, 0], state[:, 1] + change], dim=1)
 
         return step
+
+
+class BalancedUpwind(Upwind):
+    """As `Upwind`, with pressures that the same sweeps even out as the network's: physics without learning.
+
+    Args:
+        sweeps: over the water balance after each year.
+    """
+
+    def __init__(self, sweeps: int) -> None:
+        self.sweeps = sweeps
+
+    def start(self, batch: Batch, normalizer: Normalizer) -> Step:
+        """Return the step of the flux feature, then the sweeps."""
+        upwind = super().start(batch, normalizer)
+        scales = Scales(normalizer).to(batch["static"].device)
+        balance = PressureSweeps(scales, Fields.first_of(batch), self.sweeps)
+        return lambda state: balance(upwind(state), state)
 
 
 class Ridge:

@@ -19,7 +19,16 @@ from common.report import Row
 from common.run import MachineOptions, machine
 from voxel_ode import calibration, fno
 from voxel_ode.ablation import without_flux
-from voxel_ode.baselines import Baseline, Copy, Linear, Step, Upwind, batch_of, fit_ridges
+from voxel_ode.baselines import (
+    BalancedUpwind,
+    Baseline,
+    Copy,
+    Linear,
+    Step,
+    Upwind,
+    batch_of,
+    fit_ridges,
+)
 from voxel_ode.config_tools import EvaluateConfig
 from voxel_ode.dataset import PatchOptions, open_split, read_stats
 from voxel_ode.evaluate_report import write_report
@@ -201,6 +210,8 @@ def make_baselines(
             get_logger().info("baseline upwind: left out, a file does not say how large its cells are")
         else:
             made["upwind"] = Upwind()
+            if config.pressure_sweeps:
+                made["upwind balanced"] = BalancedUpwind(config.pressure_sweeps)
     if "fno" in wanted:
         made |= _make_fno(config, model, seed)
     return made

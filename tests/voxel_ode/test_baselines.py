@@ -12,10 +12,23 @@ from torch import nn
 
 from tests.voxel_ode.cases_data import prepared
 from voxel_ode import fno
-from voxel_ode.baselines import Copy, Linear, Ridge, Upwind, _rows, _solve, batch_of, fit_ridges
+from voxel_ode.balance import PressureSweeps
+from voxel_ode.baselines import (
+    BalancedUpwind,
+    Copy,
+    Linear,
+    Ridge,
+    Upwind,
+    _rows,
+    _solve,
+    batch_of,
+    fit_ridges,
+)
 from voxel_ode.dataset import PatchOptions, open_split, read_stats
+from voxel_ode.fields import Fields
 from voxel_ode.flux import flux_features, flux_geometry
 from voxel_ode.items import make_item
+from voxel_ode.model import Scales
 from voxel_ode.normalize import Normalizer
 from voxel_ode.prepped import PreppedSim, open_prepped
 
@@ -76,6 +89,22 @@ def test_upwind_is_the_flow_alone(sim: PreppedSim, normalizer: Normalizer):
     torch.testing.assert_close(difference[:, 1], change * masks[:, 0], rtol=1e-3, atol=1e-3)
     still = {**batch, "rock": torch.zeros_like(batch["rock"]), "injection_c": torch.tensor([math.nan])}
     assert torch.equal(Upwind().start(still, normalizer)(state), state)
+
+
+def test_balanced_upwind_settles_pressures(sim: PreppedSim, normalizer: Normalizer):
+    """Temperatures change as with upwind alone; what the cells' water lacks falls with the sweeps."""
+    batch = batch_of(sim, 0, normalizer, CPU)
+    state = batch["states"][:, 0].clone()
+    state[:, 0] += 0.01 * torch.randn(state[:, 0].shape, generator=torch.Generator().manual_seed(0))
+    plain = Upwind().start(batch, normalizer)(state)
+    balance = PressureSweeps(Scales(normalizer), Fields.first_of(batch), 1)
+    left = []
+    for sweeps in (4, 32):
+        found = BalancedUpwind(sweeps).start(batch, normalizer)(state)
+        torch.testing.assert_close(found[:, 1], plain[:, 1])
+        left.append(float(balance.imbalance(*normalizer.state_to_physical(found).unbind(1)).abs().sum()))
+    before = float(balance.imbalance(*normalizer.state_to_physical(plain).unbind(1)).abs().sum())
+    assert left[1] < left[0] < 0.5 * before
 
 
 @pytest.mark.parametrize("size", [1, 3])

@@ -118,7 +118,7 @@ def test_untrained_network_is_copy(root: Path, tmp_path: Path):
 
 def test_report_is_complete(root: Path, model: Path, tmp_path: Path):
     """All methods, years, field rates and wells stand in the JSON; the table names every method."""
-    found = run(config(root, model, ablate=("flux",), constrain=False), tmp_path)
+    found = run(config(root, model, ablate=("flux",), constrain=False, pressure_sweeps=2), tmp_path)
     assert set(found["methods"]) == {
         "ours",
         "ours without flux",
@@ -127,6 +127,7 @@ def test_report_is_complete(root: Path, model: Path, tmp_path: Path):
         "ridge3",
         "linear",
         "upwind",
+        "upwind balanced",
     }
     for summary in found["methods"].values():
         assert len(summary["by_year"]["rmse_T"]) == 3
