@@ -107,6 +107,7 @@ class ExportConfig:
 
     model: str = option("", "checkpoint, weights or exported file (.ckpt .pt .pth .safetensors)")
     output: str = option("", f"file to write: {' '.join(EXPORTS)}")
+    average: tuple[str, ...] = option((), "further models of its kind; the mean of all weights is written")
 
     def __post_init__(self) -> None:
         """Check that both are named, and the format."""

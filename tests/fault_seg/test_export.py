@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +224,19 @@ def test_files_are_as_readable_as_any(tmp_path: Path):
         path = tmp_path / f"x{suffix}"
         export(ExportConfig(model=str(model), output=str(path)), QUICK)
         assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_the_mean_of_models(tmp_path: Path):
+    """Weights and running statistics are means in equal shares, the rest is --model's; others are refused."""
+    first, second = (checkpoint(tmp_path / name)[0] for name in ("a.ckpt", "b.ckpt"))
+    before, other = checkpoints.load(first), checkpoints.load(second)
+    moved = {k: 1.02 * v if v.is_floating_point() else v for k, v in other.state_dict.items()}
+    checkpoints.save(second, replace(other, state_dict=moved))
+    mean = tmp_path / "mean.safetensors"
+    export(ExportConfig(str(first), str(mean), average=(str(second),)), OPTIONS)
+    for name, value in read_weights(mean).state_dict.items():
+        wanted = before.state_dict[name] * (1.01 if value.is_floating_point() else 1)
+        torch.testing.assert_close(value, wanted)
+    refine = checkpoint(tmp_path / "c.ckpt", kind="refine")[0]
+    with pytest.raises(DataError, match="give models of one kind"):
+        export(ExportConfig(str(first), str(tmp_path / "no.pth"), average=(str(refine),)), OPTIONS)
