@@ -109,12 +109,15 @@ def verdict_table(verdicts: Sequence[Mapping[str, Any]]) -> str:
     """Return the verdicts as a Markdown table, the means after every pass beside them."""
     last = len(verdicts[0]["means"]) - 1
     heads = ["measure", "input", *(f"pass {i}" for i in range(1, last + 1)), "pass 1 better", "cubes"]
-    heads += [f"pass {last} no worse than pass 1", f"pass {last} no worse than input"]
+    heads += [f"pass {last} no worse than pass 1"] if last > 1 else []
+    heads += [f"pass {last} no worse than input"]
     lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
     for found in verdicts:
         cells = [MEASURES[found["measure"]][0], *(f"{mean:.4g}" for mean in found["means"])]
-        cells += [_yes(found["better_after_one"]), f"{found['cubes_better_after_one']:.0%}"]
-        cells += [_yes(found["no_worse_at_last"]), _yes(found["no_worse_than_input"])]
+        share = found["cubes_better_after_one"]
+        cells += [_yes(found["better_after_one"]), f"{share:.0%}" if np.isfinite(share) else "-"]
+        cells += [_yes(found["no_worse_at_last"])] if last > 1 else []
+        cells += [_yes(found["no_worse_than_input"])]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -61,7 +61,7 @@ def export(config: ExportConfig, options: MachineOptions) -> dict[str, Any]:
         _require_onnx()
     found = average([read_weights(Path(name)) for name in (config.model, *config.average)])
     network = _network(found, model_path).eval()
-    _refuse_existing(model_path, path, options.overwrite)
+    _refuse_existing([model_path, *map(Path, config.average)], path, options.overwrite)
     heads = list(found.config["heads"])
     summary = {"file": str(path), "network": found.config["network"], "kind": found.kind, "heads": heads}
     summary |= {"parameters": parameter_count(network), "step": found.step}
@@ -213,10 +213,10 @@ _WRITERS: dict[str, tuple[Callable[[Path, Checkpoint, nn.Module], None], Callabl
 }
 
 
-def _refuse_existing(model_path: Path, path: Path, overwrite: bool) -> None:
+def _refuse_existing(models: Sequence[Path], path: Path, overwrite: bool) -> None:
     if not path.exists():
         return
-    if os.path.samefile(model_path, path):
+    if any(os.path.samefile(model, path) for model in models):
         raise UserError(f"--output {path}: is the model itself; choose another name")
     if not overwrite:
         raise UserError(f"{path}: exists; add --overwrite or choose another --output")

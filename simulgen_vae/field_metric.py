@@ -31,7 +31,8 @@ class FieldMetric:
         if basis.is_identity:
             self.gram, self.linear = std.square(), std * centre
             return
-        modes = basis.modes.double().mul_(basis.scale).mul_(std[:, None])  # in place: it is the largest array
+        modes = basis.modes.to(torch.float64, copy=True)  # scaled in place: it is the largest array
+        modes.mul_(basis.scale).mul_(std[:, None])
         self.gram, self.linear = modes.T @ modes, modes.T @ centre
 
     def norm2(self, c: torch.Tensor) -> torch.Tensor:

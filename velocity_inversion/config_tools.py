@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from common.cli import option
@@ -176,7 +177,11 @@ class RefineConfig:
             raise ValueError(
                 "--iterations, --max_samples, --figures, --gradient_interval: expected 0 or more"
             )
-        if self.step_km_s < 0:
+        for name in ("smooth_cells", "near_misfit"):
+            value = getattr(self, name)
+            if not (0 <= value < math.inf or value == -1):
+                raise ValueError(f"--{name} {value}: expected 0 or more, or -1 = what is usual")
+        if not 0 <= self.step_km_s < math.inf:
             raise ValueError(f"--step_km_s {self.step_km_s}: expected more than 0, or 0 = what is usual")
         _ = self.bands_hz
 

@@ -17,10 +17,7 @@ import torch
 from scipy import ndimage, optimize
 
 MEMORY = 12  # curvature pairs
-LIGHT_CELLS = (
-    3.0,
-    8.0,
-)  # smoothing over z, x of the first gradient's size, which stands for the illumination
+LIGHT_CELLS = (3.0, 8.0)  # over z and x: smoothing of the gradient's size, which stands for the light
 WATER_LEVEL = 0.01  # of the strongest illumination: less light than that is not made up for
 UNLIMITED = 10**6
 
@@ -42,7 +39,8 @@ def descend(
 
     Args:
         start: [Z, X], km/s.
-        loss: of a section [Z, X]; differentiable. It is called `evaluations` times, first with the start.
+        loss: of a section [Z, X]; differentiable. It is called at most `evaluations` times, first with
+            the start.
         smooth: linear smoothing of a field [Z, X]; part of the preconditioner.
         evaluations: calls of `loss`, each with its gradient.
         first_step: largest change of the first trial section, km/s.

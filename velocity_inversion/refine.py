@@ -43,7 +43,8 @@ class RefineSettings:
 
     Attributes:
         mode: "fwi", "data_space", or "both" (data space first).
-        iterations: of each mode: simulations of all shots, with their gradient in mode "fwi".
+        iterations: of each mode: simulations of all shots, with their gradient in mode "fwi"; L-BFGS takes
+            two for one, the start and a trial.
         optimizer: "lbfgs" (preconditioned) or "adam".
         step_km_s: the largest change by L-BFGS's first trial in a band, or Adam's first step of the first
             band, of which later bands take about half of the one before.
@@ -197,10 +198,11 @@ def plan(settings: RefineSettings, start_misfit: float = math.inf) -> list[_Band
     """
     step, bands, smooth, near, _ = settings.filled()
     count, total = len(bands), settings.iterations
-    if start_misfit < near:
+    if start_misfit < near and total:
         return [_Band(bands[-1], total, NEAR_STEP * step, smooth / count)]
     if settings.optimizer == "lbfgs":
-        shares = [2 * total // (2 * count + 1)] * count
+        share = 2 * total // (2 * count + 1)
+        shares = [share if share > 1 else 0] * count  # one alone would only look at the start
         shares[-1] += total - sum(shares)
         ratio = 1.0
     else:
@@ -222,7 +224,7 @@ def _fwi(
     history: list[float],
 ) -> _Iterate:
     """Descend on the velocity of the simulation's grid, low frequencies first (Bunks et al. 1995)."""
-    base = best.vp.float()
+    entry, base = best, best.vp.float()
     coarse = coarsen(base[None], simulation.factor)[0]
 
     def judge(v: torch.Tensor, traces: torch.Tensor) -> None:
@@ -243,9 +245,9 @@ def _fwi(
     if moved and settings.optimizer == "adam":
         with torch.no_grad():
             judge(v, simulate(v[None], simulation)[0])
-    if simulation.factor > 1 and best.vp is not base:  # what is returned is what is judged
+    if simulation.factor > 1 and best is not entry:  # what is returned is what is judged
         checked = _evaluated(best.vp, observed, simulation)
-        return checked if checked.misfit <= history[0] else _Iterate(base, history[0], checked.traces)
+        return checked if checked.misfit <= entry.misfit else entry
     return best
 
 

@@ -56,17 +56,23 @@ class PressureSweeps:
 
     def relaxed(self, pressure_bar: torch.Tensor, temperature_c: torch.Tensor) -> torch.Tensor:
         """Return the pressure after the sweeps, bar [B, Z, Y, X]."""
-        conductance = self._conductance(temperature_c).clamp(min=1e-30)
+        conductance = self._conductance(temperature_c)
+        inside, conductance = conductance > 0, conductance.clamp(min=1e-30)
         for _ in range(self.sweeps):
-            excess = self.imbalance(pressure_bar, temperature_c)
+            excess = torch.where(inside, self._excess(pressure_bar, temperature_c), 0.0)
             pressure_bar = pressure_bar - DAMPING * excess / conductance
         return pressure_bar
 
     def imbalance(self, pressure_bar: torch.Tensor, temperature_c: torch.Tensor) -> torch.Tensor:
         """Return what leaves each cell beyond what its wells bring, m3/s [B, Z, Y, X]; 0 off flow cells."""
+        return torch.where(
+            self._conductance(temperature_c) > 0, self._excess(pressure_bar, temperature_c), 0.0
+        )
+
+    def _excess(self, pressure_bar: torch.Tensor, temperature_c: torch.Tensor) -> torch.Tensor:
         flows = flux.face_flows(self.geometry, pressure_bar, temperature_c)
         out = torch.stack([f - flux.previous_cell(f, axis) for axis, f in enumerate(flows)]).sum(0)
-        return torch.where(self._conductance(temperature_c) > 0, out - self.source_m3_s, 0.0)
+        return out - self.source_m3_s
 
     def _conductance(self, temperature_c: torch.Tensor) -> torch.Tensor:
         """Return the flow out of each cell for a bar more than around it, m3/s/bar [B, Z, Y, X]."""

@@ -60,7 +60,7 @@ def fit(models: Sequence[Model], sims: Sequence[PreppedSim], placement: Placemen
         channel: [conformal_factor(np.concatenate(by_year[k])) for k in sorted(by_year)]
         for channel, by_year in scores.items()
     }
-    return Calibration(fingerprint(models), init, NOMINAL, factors, floors)
+    return Calibration(fingerprint(models), init, NOMINAL, factors, floors, placement.pressure_sweeps)
 
 
 def coverage(

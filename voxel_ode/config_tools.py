@@ -70,7 +70,9 @@ class Placement:
         True, "keep temperatures between their extremes, pressures near those trained on"
     )
     pressure_sweeps: int = option(
-        0, "sweeps over the water balance after each year, which even out predicted pressures; 0 = none"
+        0,
+        "sweeps over the water balance after each year, which even out predicted pressures; they take the "
+        "whole grid, beyond --max_memory; 0 = none",
     )
     compile: bool = option(False, "compile the network's step with torch.compile; some minutes at start")
     cuda_graph: bool = option(False, "record a year's step as a CUDA graph and replay it; on CUDA only")

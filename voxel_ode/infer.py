@@ -141,11 +141,18 @@ def _init_of(config: RolloutConfig, sims: Sequence[PreppedSim], origins: Mapping
 
 
 def _check_calibration(calibration: Calibration | None, init: str, config: RolloutConfig) -> None:
-    if calibration is not None and calibration.init != init:
-        raise UserError(
-            f"--intervals {config.intervals}: fitted for --init {calibration.init}, this is --init {init}; "
-            "run evaluate.py --calibrate with the same"
-        )
+    if calibration is None:
+        return
+    pairs = (
+        ("init", calibration.init, init),
+        ("pressure_sweeps", calibration.pressure_sweeps, config.pressure_sweeps),
+    )
+    for name, fitted, given in pairs:
+        if fitted != given:
+            raise UserError(
+                f"--intervals {config.intervals}: fitted for --{name} {fitted}, this is --{name} {given}; "
+                "run evaluate.py --calibrate with the same"
+            )
 
 
 def _targets(config: RolloutConfig, sims: Sequence[PreppedSim], options: MachineOptions) -> list[Path]:

@@ -35,6 +35,7 @@ class Calibration:
         nominal: share of cells that an interval shall cover.
         factors: {"P": [years], "T": [years]}: half width over scale.
         floors: {"P": bar, "T": deg C} of the scale; 0 for a single network, whose scale is 1.
+        pressure_sweeps: over the water balance in the forecasts.
     """
 
     checkpoints: list[str]
@@ -42,6 +43,7 @@ class Calibration:
     nominal: float
     factors: dict[str, list[float]]
     floors: dict[str, float]
+    pressure_sweeps: int = 0
 
     def half_width(self, std: np.ndarray, channel: str, year: int) -> np.ndarray:
         """Return the half width of the interval in predicted year 1.., in bar or deg C; any shape."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -76,13 +78,13 @@ def beside(command: Sequence[str], said: Path) -> Iterator[None]:
         StepFailedError: the command ended with an error.
     """
     with said.open("w", encoding="utf-8") as file:
-        other = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        other = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         yield
         code = other.wait()
     finally:
         if other.poll() is None:
-            other.terminate()
+            os.killpg(other.pid, signal.SIGTERM)  # its steps are processes of their own
             other.wait()
         print(said.read_text(encoding="utf-8", errors="replace"), flush=True)
     if code:

@@ -237,6 +237,8 @@ def test_the_mean_of_models(tmp_path: Path):
     for name, value in read_weights(mean).state_dict.items():
         wanted = before.state_dict[name] * (1.01 if value.is_floating_point() else 1)
         torch.testing.assert_close(value, wanted)
+    with pytest.raises(UserError, match="is the model itself"):
+        export(ExportConfig(str(first), str(mean), average=(str(mean),)), MachineOptions(overwrite=True))
     refine = checkpoint(tmp_path / "c.ckpt", kind="refine")[0]
     with pytest.raises(DataError, match="give models of one kind"):
         export(ExportConfig(str(first), str(tmp_path / "no.pth"), average=(str(refine),)), OPTIONS)

@@ -75,6 +75,9 @@ def test_refinement_needs_its_predictions(data: Path, predicted: Path, tmp_path:
         refine_all(replace(config, prediction_path="absent"), CPU, tmp_path / "out")
     with pytest.raises(ValueError, match="add --model_path"):
         replace(config, mode="both")
+    for name, value in (("smooth_cells", -2.0), ("near_misfit", float("nan")), ("step_km_s", float("nan"))):
+        with pytest.raises(ValueError, match=f"--{name}"):
+            replace(config, **{name: value})
     with pytest.raises(ValueError, match="expected corners"):
         replace(config, multiscale_hz="low,high")
 
@@ -87,6 +90,8 @@ def test_bands_share_the_iterations():
     low, full = plan(RefineSettings(iterations=20))
     assert (low.iterations, full.iterations) == (8, 12) and low.corner_hz == 5.0 and not full.corner_hz
     assert low.smooth_cells == 2 * full.smooth_cells
+    assert [b.iterations for b in plan(RefineSettings(iterations=4, bands_hz=(3.0, 5.0, 0.0)))] == [4]
+    assert plan(RefineSettings(iterations=0, near_misfit=0.5), 0.1) == []
     for iterations, corners in ((1, [0.0]), (19, [0.0]), (30, [3.0, 5.0, 0.0]), (90, [3.0, 5.0, 0.0])):
         found = plan(RefineSettings(iterations=iterations))
         assert [band.corner_hz for band in found] == corners

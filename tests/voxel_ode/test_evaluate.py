@@ -229,6 +229,8 @@ def test_calibrated_rollout(root: Path, model: Path, tmp_path: Path):
     for k, factor in enumerate(found.factors["T"], start=1):
         np.testing.assert_allclose(high[k] - low[k], 2 * factor, rtol=1e-3, atol=1e-3)
         np.testing.assert_allclose(0.5 * (high[k] + low[k]), mean[k], rtol=1e-5)
+    with pytest.raises(UserError, match="fitted for --pressure_sweeps 0, this is --pressure_sweeps 2"):
+        infer(replace(chosen, pressure_sweeps=2, save_path=tmp_path / "r.h5"), CPU, {})
     with pytest.raises(UserError, match="fitted for --init output0"):
         infer(replace(chosen, init="initial"), CPU, {})
     other = save_model(tmp_path / "other.pt", root, seed=1)
