@@ -16,11 +16,11 @@ from common.files import require_writable, write_bytes
 
 # package -> seconds that its demo takes on two cores
 PACKAGES = {
-    "fault_seg": 150,
-    "facies_gan": 180,
-    "velocity_inversion": 220,
-    "simulgen_vae": 170,
-    "voxel_ode": 200,
+    "fault_seg": 140,
+    "facies_gan": 135,
+    "velocity_inversion": 195,
+    "simulgen_vae": 125,
+    "voxel_ode": 230,
 }
 
 
