@@ -20,7 +20,7 @@ PACKAGES = {
     "facies_gan": 135,
     "velocity_inversion": 195,
     "simulgen_vae": 125,
-    "voxel_ode": 230,
+    "voxel_ode": 195,
 }
 
 
