@@ -76,7 +76,7 @@ def section(path: Path) -> list[str]:
     return [
         line
         for n, result in found.items()
-        for line in table(f"{path.stem}: {n}", f"{command} --case {n}", result)
+        for line in table(f"{path.stem}: {n}", result.get("command", f"{command} --case {n}"), result)
     ]
 
 

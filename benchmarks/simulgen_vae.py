@@ -6,7 +6,7 @@ front end in a process of its own and prints seconds, MB/s and peak memory. spee
 without front end, and the decoder beside the solvers. gp fits our Gaussian process beside scikit-learn's.
 full trains on 484 runs of 200 frames and 95,008 nodes (half an hour of CPU time, 3 GB of disk). all runs
 everything but full; --smoke runs tiny sizes. The table and benchmarks/results/simulgen_vae.json say the same;
-a case replaces its own rows in that file. Ratios come from one run; times are CPU seconds.
+a case and seed replace their own rows in that file. Ratios come from one run; times are CPU seconds.
 """
 
 from __future__ import annotations
@@ -355,9 +355,11 @@ def save(case: str, lines: Rows, seconds: float, config: Config, seed: int) -> N
     if config.smoke or not lines:
         return
     stored = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
-    stored[case] = {
+    others = {"command": f"python benchmarks/simulgen_vae.py --case {case} --seed {seed}"} if seed else {}
+    stored[f"{case}, seed {seed}" if seed else case] = {
         "rows": lines,
         "seed": seed,
+        **others,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU, one thread",
         "torch": torch.__version__,
         "seconds": round(seconds, 1),
