@@ -1,1 +1,8 @@
 """What two or more of the five packages share: one subject a file, none of them imports a package."""
+
+import os
+
+# How long an OpenMP thread spins for the next parallel region before it sleeps; read when torch is loaded. By
+# default it spins for milliseconds, and on a machine that others use too the spinning holds the very core that the
+# work waits for: two threads then take 3 to 7 times as long. With so short a spin an idle machine loses nothing.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -37,16 +37,17 @@ NOTES = (
 class Config:
     """How long to train."""
 
-    train_cpu_s: float = option(48.0, "of each of the two networks", unit="CPU s")
-    num_train: int = option(240, "training samples")
+    train_cpu_s: float = option(40.0, "of each of the two networks", unit="CPU s")
+    num_train: int = option(208, "training samples")
 
 
 def run(argv: Sequence[str]) -> None:
     """Run all steps and write section.json."""
     parsed = parse(argv, Config, DemoOptions, description=__doc__)
     demo = Demo("velocity_inversion", parsed.run)
-    make = ["--preset", "demo", "--num_train", str(parsed.config.num_train), "--out", f"{demo.shown}/data"]
-    demo.step("sections and their gathers", "make_data.py", [*make, "--overwrite"])
+    make = ["--preset", "demo", "--num_train", str(parsed.config.num_train), "--num_val", "32"]
+    make += ["--num_test", "24", "--out", f"{demo.shown}/data", "--overwrite"]
+    demo.step("sections and their gathers", "make_data.py", make)
     training_seconds = train_both(demo, parsed.config.train_cpu_s)
     demo.step("measure on held-out samples", "evaluate.py", evaluation(demo))
     demo.save(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from common import device as devices
 from common.errors import DataError, UserError
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *, gpus: int = 0, apple: bool = False) -> list[int]:
@@ -175,3 +179,14 @@ def test_few_threads_are_given_back():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("mine", [None, "77"])
+def test_threads_sleep_soon_but_the_users_setting_counts(monkeypatch: pytest.MonkeyPatch, mine: str | None):
+    """OpenMP reads how long its threads spin when torch is loaded: common sets it before, unless it is set."""
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    if mine is not None:
+        monkeypatch.setenv("GOMP_SPINCOUNT", mine)
+    code = "import os, sys, common; assert 'torch' not in sys.modules; print(os.environ['GOMP_SPINCOUNT'])"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert said.stdout.strip() == (mine or "1000")
