@@ -3,6 +3,6 @@
 import os
 
 # How long an OpenMP thread spins for the next parallel region before it sleeps; read when torch is loaded. By
-# default it spins for milliseconds, and on a machine that others use too the spinning holds the very core that the
+# default it spins for milliseconds. On a machine that others use too the spinning holds the very core that the
 # work waits for: two threads then take 3 to 7 times as long. With so short a spin an idle machine loses nothing.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")

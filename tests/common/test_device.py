@@ -183,7 +183,7 @@ def test_few_threads_are_given_back():
 
 @pytest.mark.parametrize("mine", [None, "77"])
 def test_threads_sleep_soon_but_the_users_setting_counts(monkeypatch: pytest.MonkeyPatch, mine: str | None):
-    """OpenMP reads how long its threads spin when torch is loaded: common sets it before, unless it is set."""
+    """OpenMP reads how long threads spin when torch is loaded: common sets it before, unless it is set."""
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     if mine is not None:
         monkeypatch.setenv("GOMP_SPINCOUNT", mine)
