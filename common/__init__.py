@@ -2,7 +2,7 @@
 
 import os
 
-# How long an OpenMP thread spins for the next parallel region before it sleeps; read when torch is loaded. By
-# default it spins for milliseconds. On a machine that others use too the spinning holds the very core that the
-# work waits for: two threads then take 3 to 7 times as long. With so short a spin an idle machine loses nothing.
+# How long an OpenMP thread spins for the next parallel region before it sleeps; read when torch is loaded.
+# By default it spins for milliseconds. On a machine that others use too the spinning holds the core that the
+# work waits for: two threads then take 3 to 7 times as long. An idle machine loses nothing by short spins.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
