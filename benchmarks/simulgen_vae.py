@@ -44,6 +44,7 @@ from simulgen_vae.field_data import FieldData  # noqa: E402
 from simulgen_vae.fields import open_fields  # noqa: E402
 from simulgen_vae.gp import fit_gp, likelihood_of  # noqa: E402
 from simulgen_vae.grids import Grid  # noqa: E402
+from simulgen_vae.hdf5_input import fixed_texts  # noqa: E402
 from simulgen_vae.progress import VAE  # noqa: E402
 from simulgen_vae.reduced import reduce_one  # noqa: E402
 from simulgen_vae.train import gather, make_task, make_training  # noqa: E402
@@ -161,7 +162,7 @@ def write_large(path: Path, num: int, frames: int, nodes: int, rank: int = 12) -
     with h5py.File(path, "w") as h5:
         chunk = (1, frames, min(nodes, 16384), 1)
         fields = h5.create_dataset("fields", (num, frames, nodes, 1), "f4", chunks=chunk, fletcher32=True)
-        fields.attrs["names"], fields.attrs["units"] = ["u"], [""]
+        fields.attrs["names"], fields.attrs["units"] = fixed_texts(["u"]), fixed_texts([""])
         for i in range(num):
             rng = numpy_stream(0, "large", i)
             u = 1e-3 * rng.standard_normal((frames, nodes), dtype=np.float32)

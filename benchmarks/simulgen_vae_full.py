@@ -37,6 +37,7 @@ from common.run import BasicOptions, TrainOptions  # noqa: E402
 from simulgen_vae.basis import OVERSAMPLING, Basis, fit_basis  # noqa: E402
 from simulgen_vae.canonical import CHUNK_NODES  # noqa: E402
 from simulgen_vae.config import TrainConfig  # noqa: E402
+from simulgen_vae.hdf5_input import fixed_texts  # noqa: E402
 from simulgen_vae.preparation import prepare  # noqa: E402
 from simulgen_vae.progress import VAE  # noqa: E402
 from simulgen_vae.train import Inputs, gather, make_task, make_training  # noqa: E402
@@ -72,7 +73,7 @@ def write_repeating(path: Path, num: int, frames: int, nodes: int) -> None:
     chunks = (1, frames, min(nodes, CHUNK_NODES), 1)
     with h5py.File(path, "w") as h5:
         fields = h5.create_dataset("fields", (num, frames, nodes, 1), "f4", chunks=chunks, compression="lzf")
-        fields.attrs["names"], fields.attrs["units"] = ["u"], [""]
+        fields.attrs["names"], fields.attrs["units"] = fixed_texts(["u"]), fixed_texts([""])
         h5.create_dataset("params", data=params.astype(np.float32))
         for i, (speed, damping, place, size) in enumerate(params):
             spectrum = np.zeros((frames, PATTERN // 2 + 1), dtype=np.complex128)

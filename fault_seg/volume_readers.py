@@ -11,12 +11,11 @@ import numpy as np
 
 from common.arrays import npy_header
 from common.errors import DataError, UserError
+from common.hdf5 import require_stored
 from fault_seg.slabs import WINDOW_BYTES, Volume
 from fault_seg.vtk import parse_mhd, parse_vti
 
 Shape = tuple[int, int, int]
-_MAX_DEFLATE = 1100  # deflate shrinks nothing more than 1032 times
-_UNCHECKED_BYTES = 64 << 20
 # What NumPy raises on a damaged header, which it parses as Python literals.
 _NPY_ERRORS = (ValueError, EOFError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError)
 _H5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5py raises on damage
@@ -192,7 +191,7 @@ class H5Volume(Volume):
         try:
             self._data = self._find(path, dataset)
             _require_real(path, self._data.shape, self._data.dtype)
-            self._require_stored(path)
+            require_stored(self._data, path)
             found = self._data.attrs
             spacing, origin = _attribute(found, "spacing"), _attribute(found, "origin")
         except _H5_ERRORS as error:
@@ -216,22 +215,7 @@ class H5Volume(Volume):
             raise DataError(f"{path}: holds {list(self._h5)[:8]}, expected a dataset {name}; rename it")
         if not isinstance(link, h5py.HardLink) or not isinstance(self._h5[name], h5py.Dataset):
             raise DataError(f"{path}: {name} is a link or group, expected a dataset; copy it into the file")
-        data: Any = self._h5[name]
-        if data.is_virtual or data.external:
-            raise DataError(
-                f"{path}: {name} keeps its values in other files, expected them here; copy it into one file"
-            )
-        return data
-
-    def _require_stored(self, path: Path) -> None:
-        """Refuse a dataset whose header promises more than its stored bytes could hold."""
-        nominal = math.prod(self._data.shape) * self._data.dtype.itemsize
-        stored = self._data.id.get_storage_size()
-        if nominal > _UNCHECKED_BYTES and nominal > _MAX_DEFLATE * stored:
-            raise DataError(
-                f"{path}: {self._data.name} of shape {self._data.shape} takes {nominal} bytes, {stored} are "
-                "stored, expected a filled dataset; write it again"
-            )
+        return self._h5[name]
 
     def _read(self, x0: int, x1: int) -> np.ndarray:
         if self._layout == "ixz":

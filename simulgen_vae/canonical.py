@@ -18,7 +18,16 @@ import numpy as np
 from common.errors import DataError
 from common.files import atomic_path
 from simulgen_vae.field_data import FieldData
-from simulgen_vae.hdf5_input import DAMAGE, find_item, open_h5, read_numbers, read_texts
+from simulgen_vae.hdf5_input import (
+    DAMAGE,
+    find_item,
+    fixed_texts,
+    open_h5,
+    read_numbers,
+    read_texts,
+    require_readable_texts,
+    text_of,
+)
 from simulgen_vae.symmetry import KEYS, Symmetry
 
 CHUNK_NODES = 16384
@@ -116,6 +125,7 @@ def open_canonical(path: Path, num_var: int = 1, var_order: str = "block") -> Fi
     num_samples, num_frames, num_nodes, num_fields = source.shape
     h5 = open_h5(path)
     try:
+        require_readable_texts(h5, ("fields", "params", "sample_id"), path)
         fields = h5["fields"]
         default = [f"field{v}" for v in range(num_fields)]
         names = read_texts(fields.attrs.get("names", default), "fields/names", path, num_fields)
@@ -145,7 +155,7 @@ def open_canonical(path: Path, num_var: int = 1, var_order: str = "block") -> Fi
             balance=read_numbers(h5, "balance", path, (num_samples, num_frames, 3)),
             images=_read_images(h5, path, num_samples),
             symmetry=_read_symmetry(h5, path),
-            attributes={k: str(h5.attrs[k]) for k in _ATTRIBUTES if k in h5.attrs},
+            attributes={k: text_of(h5.attrs[k]) for k in _ATTRIBUTES if k in h5.attrs},
         )
     except DAMAGE as error:
         raise DataError(f"{path}: damaged HDF5 ({error}); write it again") from error
@@ -254,19 +264,18 @@ def write_canonical(
     import h5py
 
     num_samples, num_frames, num_nodes, num_fields = shape
-    text = h5py.string_dtype()
     with atomic_path(path, needed_bytes=4 * math.prod(shape)) as temporary, h5py.File(temporary, "w") as h5:
-        h5.attrs.update({k: str(v) for k, v in about.attributes.items()})
+        h5.attrs.update({k: np.bytes_(str(v).encode()) for k, v in about.attributes.items()})
         chunk = (1, num_frames, min(num_nodes, CHUNK_NODES), num_fields)
         fields = h5.create_dataset("fields", shape, np.float32, chunks=chunk, fletcher32=True)
-        fields.attrs["names"] = np.array(about.field_names, dtype=text)
-        fields.attrs["units"] = np.array(about.units or ("",) * num_fields, dtype=text)
+        fields.attrs["names"] = fixed_texts(about.field_names)
+        fields.attrs["units"] = fixed_texts(about.units or ("",) * num_fields)
         if about.grid_shape is not None:
             fields.attrs["grid_shape"] = np.array(about.grid_shape)
         for i, u in enumerate(trajectories):
             fields[i] = u
         ids = about.sample_id or tuple(map(str, range(num_samples)))
-        h5.create_dataset("sample_id", data=np.array(ids, dtype=object), dtype=text)
+        h5.create_dataset("sample_id", data=fixed_texts(ids))
         named = {f"cells/{kind}": nodes for kind, nodes in about.cells.items()}
         declared = about.symmetry.arrays() if about.symmetry else {}
         named |= {f"symmetry/{name}": values for name, values in declared.items()}
@@ -274,4 +283,4 @@ def write_canonical(
             if values is not None:
                 h5.create_dataset(name, data=np.asarray(values, dtype=_DTYPES.get(name)))
         if about.param_names:
-            h5["params"].attrs["names"] = np.array(about.param_names, dtype=text)
+            h5["params"].attrs["names"] = fixed_texts(about.param_names)

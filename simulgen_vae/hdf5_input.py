@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-import math
+import subprocess
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.errors import DataError
+from common.hdf5 import require_stored
 
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)  # what h5py raises on damage
-_MAX_DEFLATE = 1100  # deflate shrinks nothing more than 1032 times
-_UNCHECKED_BYTES = 64 << 20
+_READER_SECONDS = 60.0
+# What a process of its own reads before this one; an ordinary error is left for this one to name.
+_READER = """
+import sys, h5py
+try:
+    with h5py.File(sys.argv[1], "r") as h5:
+        for place in sys.argv[2:]:
+            item, _, name = place.partition("@")
+            h5[item].attrs[name] if name else h5[item][()]
+except Exception:
+    pass
+"""
 
 
 def open_h5(path: Path) -> Any:
@@ -47,25 +60,10 @@ def find_item(h5: Any, name: str, path: Path) -> Any:
             raise DataError(f"{path}: {name} is a link, expected the data itself; copy it into the file")
         item = h5[name]
         if isinstance(item, h5py.Dataset):
-            _require_stored(item, path)
+            require_stored(item, path)
         return item
     except DAMAGE as error:
         raise DataError(f"{path}: damaged HDF5 at {name} ({error}); write it again") from error
-
-
-def _require_stored(item: Any, path: Path) -> None:
-    """Refuse values in other files, and a header that promises more than its stored bytes could hold."""
-    if item.is_virtual or item.external:
-        raise DataError(
-            f"{path}: {item.name} keeps its values in other files, expected them here; copy it into one file"
-        )
-    nominal = math.prod(item.shape) * item.dtype.itemsize
-    stored = item.id.get_storage_size()
-    if nominal > _UNCHECKED_BYTES and nominal > _MAX_DEFLATE * stored:
-        raise DataError(
-            f"{path}: {item.name} of shape {item.shape} takes {nominal} bytes, {stored} are stored, expected "
-            "a filled dataset; write it again"
-        )
 
 
 def read_numbers(h5: Any, name: str, path: Path, shape: tuple[int | None, ...]) -> np.ndarray | None:
@@ -104,3 +102,62 @@ def read_texts(values: Any, name: str, path: Path, count: int) -> tuple[str, ...
     if len(texts) != count:
         raise DataError(f"{path}: {name} holds {len(texts)} names, expected {count}; write it again")
     return texts
+
+
+def text_of(value: Any) -> str:
+    """Return a text attribute as h5py gives it, of fixed or variable length."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def fixed_texts(texts: Iterable[str]) -> np.ndarray:
+    """Return texts as UTF-8 of one length, for an attribute or dataset.
+
+    Texts of variable length lie apart from their dataset, behind lengths that the HDF5 library believes:
+    where a bit of them has flipped it crashes instead of telling.
+    """
+    import h5py
+
+    encoded = [text.encode() for text in texts]
+    longest = max((len(text) for text in encoded), default=0)
+    return np.array(encoded, dtype=h5py.string_dtype("utf-8", max(longest, 1)))
+
+
+def require_readable_texts(h5: Any, names: Iterable[str], path: Path) -> None:
+    """Refuse texts of variable length that crash the HDF5 library: a process of its own reads them first.
+
+    Args:
+        h5: the open file.
+        names: of its datasets and groups; their attributes, those of the file and texts they hold are read.
+        path: of the file.
+
+    Raises:
+        DataError: that process ended by a signal.
+    """
+    import h5py
+
+    places = [f"/@{name}" for name in h5.attrs if is_variable(h5.attrs.get_id(name))]
+    for item_name in names:
+        item = find_item(h5, item_name, path)
+        if isinstance(item, h5py.Dataset) and is_variable(item.id):
+            places.append(item_name)
+        if item is not None:
+            places += [f"{item_name}@{a}" for a in item.attrs if is_variable(item.attrs.get_id(a))]
+    if not places:
+        return
+    command = [sys.executable, "-I", "-c", _READER, str(path), *places]
+    try:
+        code = subprocess.run(command, capture_output=True, timeout=_READER_SECONDS).returncode
+    except subprocess.TimeoutExpired:
+        code = -1
+    if code:
+        raise DataError(f"{path}: damaged HDF5, its texts crash the HDF5 library; write it again")
+
+
+def is_variable(low_level: Any) -> bool:
+    """Whether values of a low-level dataset or attribute lie in the file's heap."""
+    import h5py
+
+    kind = low_level.get_type()
+    if isinstance(kind, h5py.h5t.TypeStringID):
+        return bool(kind.is_variable_str())
+    return isinstance(kind, h5py.h5t.TypeVlenID | h5py.h5t.TypeCompoundID | h5py.h5t.TypeArrayID)

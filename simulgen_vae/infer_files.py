@@ -17,6 +17,7 @@ from common.errors import UserError
 from common.files import atomic_path
 from simulgen_vae.canonical import CHUNK_NODES
 from simulgen_vae.graph import Model
+from simulgen_vae.hdf5_input import fixed_texts
 
 BARS = ("std", "lower", "upper")
 CELLS = "cells_"
@@ -97,18 +98,16 @@ class FieldFiles(contextlib.ExitStack):
         """Add what belongs to the mesh and to the samples: names, time, coordinates, cells, parameters."""
         if self._h5 is None:
             return
-        import h5py
-
-        text, config, h5 = h5py.string_dtype(), model.config, self._h5
+        config, h5 = model.config, self._h5
         fields = h5["fields"]
-        fields.attrs["names"] = np.array(config["field_names"], dtype=text)
-        fields.attrs["units"] = np.array(config["units"], dtype=text)
+        fields.attrs["names"] = fixed_texts(config["field_names"])
+        fields.attrs["units"] = fixed_texts(config["units"])
         if config["grid_shape"] is not None:
             fields.attrs["grid_shape"] = np.array(config["grid_shape"])
-        h5.create_dataset("sample_id", data=np.array(sample_id, dtype=object), dtype=text)
+        h5.create_dataset("sample_id", data=fixed_texts(sample_id))
         if params is not None and params.shape[1]:
             h5.create_dataset("params", data=params.astype(np.float32))
-            h5["params"].attrs["names"] = np.array(config["param_names"], dtype=text)
+            h5["params"].attrs["names"] = fixed_texts(config["param_names"])
         for name, values in model.surrogate.arrays.items():
             if name in ("time", "coords", "mask"):
                 h5.create_dataset(name, data=values.cpu().numpy())

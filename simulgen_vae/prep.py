@@ -19,7 +19,7 @@ from simulgen_vae.canonical import About, write_canonical
 from simulgen_vae.config_data import PrepDataConfig
 from simulgen_vae.field_data import FieldData
 from simulgen_vae.fields import open_fields
-from simulgen_vae.hdf5_input import DAMAGE, find_item, open_h5
+from simulgen_vae.hdf5_input import DAMAGE, find_item, open_h5, require_readable_texts, text_of
 from simulgen_vae.normalize import FieldStatistics
 from simulgen_vae.paths import existing
 from simulgen_vae.split import Split, make_split
@@ -191,8 +191,8 @@ def store_basis(path: Path, basis: Basis, rows: np.ndarray, request: str) -> Non
             if "basis" in h5:
                 del h5["basis"]
             group = h5.create_group("basis")
-            group.attrs["hash"] = content_hash(dict(tensors))
-            group.attrs["request"] = request
+            group.attrs["hash"] = np.bytes_(content_hash(dict(tensors)).encode())
+            group.attrs["request"] = np.bytes_(request.encode())
             group.create_dataset("rows", data=np.asarray(rows, dtype=np.int64))
             for name, tensor in tensors.items():
                 group.create_dataset(name, data=tensor.numpy())
@@ -209,14 +209,15 @@ def stored_basis(path: str | Path, rows: np.ndarray, request: str) -> Basis | No
         return None
     h5 = open_h5(path)
     try:
+        require_readable_texts(h5, ("basis",), path)
         group = find_item(h5, "basis", path)
         if group is None or not np.array_equal(group["rows"][()], np.asarray(rows)):
             return None
-        if str(group.attrs.get("request", "")) != request:
+        if text_of(group.attrs.get("request", "")) != request:
             return None
         names = [name for name in group if name != "rows"]
         tensors = {name: torch.from_numpy(np.asarray(find_item(group, name, path)[()])) for name in names}
-        if content_hash(tensors) != group.attrs.get("hash"):
+        if content_hash(tensors) != text_of(group.attrs.get("hash")):
             raise DataError(f"{path}: the stored basis is damaged, its hash differs; run prep_data again")
         return Basis.from_dict(tensors)
     except DAMAGE as error:

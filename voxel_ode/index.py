@@ -265,13 +265,21 @@ def _read_npz(path: Path) -> tuple[PatchIndex, str]:
         raise DataError(f"{path}: damaged index ({error}); delete it or run prep_data.py again") from error
     with open_npz(path, "delete it or run prep_data.py again") as stored:
         paths, said = [str(p) for p in stored["sim_paths"]], str(stored["jsonl_sha256"])
-        columns = {name: stored[name].astype(kind, copy=False) for name, kind in _COLUMNS.items()}
+        columns = {name: _column(stored[name], name, kind, path) for name, kind in _COLUMNS.items()}
     if any(not np.isfinite(c).all() for c in columns.values()):
         raise DataError(f"{path}: holds NaN or infinite weights; run prep_data.py again")
     n = len(columns["sim"])
     if any(c.shape != ((n, 6) if name == "box" else (n,)) for name, c in columns.items()):
         raise DataError(f"{path}: columns of different lengths; run prep_data.py again")
     return PatchIndex(paths, **columns), said
+
+
+def _column(values: np.ndarray, name: str, kind: Any, path: Path) -> np.ndarray:
+    """Return a stored column in its type; a complex or text one is damage."""
+    if values.dtype.kind not in "iufb":
+        raise DataError(f"{path}: {name} is {values.dtype}, expected numbers; run prep_data.py again")
+    with np.errstate(invalid="ignore", over="ignore"):  # what does not fit is found by the checks that follow
+        return values.astype(kind, copy=False)
 
 
 def _read_jsonl(path: Path) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:

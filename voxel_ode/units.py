@@ -92,7 +92,8 @@ def scale_and_offset(name: str, system: System, dt_s: float = YEAR) -> tuple[flo
 def to_internal(name: str, values: np.ndarray, system: System, dt_s: float = YEAR) -> np.ndarray:
     """Return stored values in internal units, float64; sentinels stay as they are."""
     scale, offset = scale_and_offset(name, system, dt_s)
-    values = np.asarray(values, dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN of a damaged file becomes a quiet one
+        values = np.asarray(values, dtype=np.float64)
     return np.where(_not_given(name, values), values, scale * values + offset)
 
 

@@ -159,8 +159,8 @@ LONG = {
     "fault_seg": f"--steps {NUM_STEPS}",
     "voxel_ode": f"--max_steps {NUM_STEPS}",
     "simulgen_vae": "--epochs 250 --max_cpu_s 60",
-    "facies_gan": "--num_iter 250",
-    "velocity_inversion": f"--max_steps {NUM_STEPS}",
+    "facies_gan": f"--num_iter {NUM_STEPS}",
+    "velocity_inversion": f"--epochs {NUM_STEPS} --max_steps {NUM_STEPS}",
 }
 
 

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from common.errors import DataError, UserError
+from simulgen_vae import hdf5_input
 from simulgen_vae.fields import open_fields
+from simulgen_vae.hdf5_input import is_variable
 from simulgen_vae.images import read_image
 from simulgen_vae.tables import read_table
 from tests.simulgen_vae.cases_data import case, waves, write_case
@@ -283,3 +285,18 @@ def test_damage_is_one_line(tmp_path_factory, data: st.DataObject, kind: str):
             opened.close()
     except (DataError, UserError) as error:
         assert "\n" not in str(error)
+
+
+def test_texts_that_crash_the_library(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    """Texts of variable length are read by a process of its own first; when that dies the file is refused."""
+    path = write_case(tmp_path / "a.h5")
+    with h5py.File(path) as h5:
+        assert not any(is_variable(h5["fields"].attrs.get_id(name)) for name in ("names", "units"))
+    with h5py.File(path, "r+") as h5:
+        del h5["sample_id"]
+        h5["sample_id"] = [f"run {i}" for i in range(12)]
+        h5["fields"].attrs["names"] = ["u"]
+    assert open_fields(path).sample_id[3] == "run 3"
+    monkeypatch.setattr(hdf5_input, "_READER", "import os; os.abort()")
+    with pytest.raises(DataError, match="a.h5: damaged HDF5, its texts crash"):
+        open_fields(path)

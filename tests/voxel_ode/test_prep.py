@@ -338,6 +338,11 @@ def test_bad_index_boxes_and_arrays_are_named(tmp_path: Path):
         read_index(root / "index_train", root)
     path.unlink()
     npz = root / "index_train.npz"
+    with np.load(npz) as stored:
+        columns = dict(stored)
+    np.savez(npz, **{**columns, "activity": columns["activity"] + 1j})
+    with pytest.raises(DataError, match=r"index_train\.npz: activity is complex"):
+        read_index(root / "index_train", root)
     npz.write_bytes(npz.read_bytes()[:200])
     with pytest.raises(DataError, match=r"index_train\.npz"):
         read_index(root / "index_train", root)

@@ -155,6 +155,8 @@ def test_maps_go_both_ways_and_travel(tmp_path: Path):
         ({"scalar_mean": [1, 2, 3, 4, None]}, "scalar_mean"),
         ({"static_kinds": ["identity"]}, "static_kinds"),
         ({"delta_rms": None}, "delta_rms"),
+        ({"grid_mean": [1.0, 1e308]}, "grid_mean"),  # more than float32 holds
+        ({"grid_std": [1.0, 1e-60]}, "grid_std"),
     ],
 )
 def test_damaged_maps_are_named(tmp_path: Path, change: dict, word: str):

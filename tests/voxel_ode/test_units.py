@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -75,3 +77,12 @@ def test_guess():
     with pytest.raises(DataError, match=r"a.h5: .*230.*bar.*360.*K.*--units") as error:
         guess_system("a.h5", 230.0, 360.0)
     assert "\n" not in str(error.value)
+
+
+def test_a_signalling_nan_stays_quiet():
+    """Stored bits that are a signalling NaN become NaN, without a warning."""
+    stored = np.array([0x7F800001, 0x42C80000], dtype=np.uint32).view(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = to_internal("Temperature", stored, "si")
+    assert np.isnan(found[0]) and np.isfinite(found[1])

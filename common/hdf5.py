@@ -1,0 +1,65 @@
+"""HDF5 datasets of files that others wrote: what their headers promise is checked before a value is read."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from common.errors import DataError
+
+_MAX_DEFLATE = 1100  # deflate shrinks nothing more than 1032 times
+_UNCHECKED_BYTES = 64 << 20
+
+
+def require_stored(dataset: Any, path: str | Path) -> None:
+    """Refuse a dataset that `require_inside` refuses, or whose shape promises more than is stored.
+
+    Args:
+        dataset: an open h5py dataset.
+        path: of its file.
+
+    Raises:
+        DataError: so it is.
+    """
+    require_inside(dataset, path)
+    nominal = math.prod(dataset.shape) * dataset.dtype.itemsize
+    stored = dataset.id.get_storage_size()
+    if nominal > _UNCHECKED_BYTES and nominal > _MAX_DEFLATE * stored:
+        raise DataError(
+            f"{path}: {dataset.name} of shape {dataset.shape} takes {nominal} bytes, {stored} are stored, "
+            "expected a filled dataset; write it again"
+        )
+
+
+def require_inside(dataset: Any, path: str | Path) -> None:
+    """Refuse a dataset whose values lie elsewhere, or whose index of chunks is damaged.
+
+    The HDF5 library believes that index: where it names an empty chunk, a place outside the file or one place
+    twice, after a single flipped bit, reading crashes instead of failing.
+
+    Args:
+        dataset: an open h5py dataset.
+        path: of its file.
+
+    Raises:
+        DataError: it has no shape, its values lie in other files, which could be any files of this machine,
+            or the index is damaged.
+    """
+    if dataset.shape is None:
+        raise DataError(f"{path}: {dataset.name} is empty, expected an array; write it again")
+    if dataset.is_virtual or dataset.external:
+        raise DataError(
+            f"{path}: {dataset.name} keeps its values in other files, expected here; copy them into it"
+        )
+    if dataset.chunks is None:
+        return
+    size = Path(path).stat().st_size
+    places: list[tuple[int, int]] = []
+    dataset.id.chunk_iter(
+        lambda chunk: places.append((chunk.byte_offset, chunk.size))
+    )  # a value would stop it
+    places.sort()
+    overlap = any(a + n > b for (a, n), (b, _) in zip(places, places[1:], strict=False))
+    if overlap or any(offset <= 0 or count <= 0 or offset + count > size for offset, count in places):
+        raise DataError(f"{path}: {dataset.name} has a damaged index of its chunks; write it again")

@@ -1,0 +1,83 @@
+"""HDF5 files that lie: about the size of a dataset, where its values are, where its chunks lie."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from common.errors import DataError
+from common.hdf5 import require_inside, require_stored
+
+
+def write(path: Path) -> list[tuple[int, int]]:
+    """Write a dataset `u` of three chunks with checksums; return the place and size of each."""
+    with h5py.File(path, "w") as h5:
+        h5.create_dataset("u", data=np.arange(48.0).reshape(3, 16), chunks=(1, 16), fletcher32=True)
+    places: list[tuple[int, int]] = []
+    with h5py.File(path) as h5:
+        h5["u"].id.chunk_iter(lambda chunk: places.append((chunk.byte_offset, chunk.size)))
+    return places
+
+
+def check(path: Path) -> None:
+    """Open the dataset as a reader does."""
+    with h5py.File(path) as h5:
+        require_stored(h5["u"], path)
+
+
+def test_whole_files_pass(tmp_path: Path):
+    """Chunked, contiguous, scalar, empty and not yet filled datasets are taken."""
+    write(tmp_path / "a.h5")
+    check(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "b.h5", "w") as h5:
+        h5["plain"], h5["scalar"], h5["nothing"] = np.ones(5), 3.0, np.ones((0, 4))
+        h5.create_dataset("unfilled", (8, 8), "f4", chunks=(4, 4))
+    with h5py.File(tmp_path / "b.h5") as h5:
+        for name in h5:
+            require_stored(h5[name], tmp_path / "b.h5")
+
+
+@pytest.mark.parametrize("damage", ["empty", "outside", "twice"])
+def test_damaged_index(tmp_path: Path, damage: str):
+    """A chunk of no bytes, one beyond the end of the file, one in the place of another: refused unread."""
+    path = tmp_path / "a.h5"
+    places = write(path)
+    content = path.read_bytes()
+    old = struct.pack("<Q", places[1][0])
+    assert content.count(old) == 1
+    at = content.index(old)
+    size = struct.pack("<I", places[1][1])
+    if damage == "empty":  # the size of a chunk stands in the key before its place
+        before = content.rindex(size, 0, at)
+        content = content[:before] + struct.pack("<I", 0) + content[before + 4 :]
+    else:
+        place = 1 << 40 if damage == "outside" else places[2][0]
+        content = content[:at] + struct.pack("<Q", place) + content[at + 8 :]
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="a.h5: /u has a damaged index of its chunks"):
+        check(path)
+
+
+def test_no_shape(tmp_path: Path):
+    """A dataset without a shape is none that could be read."""
+    with h5py.File(tmp_path / "a.h5", "w") as h5:
+        h5["u"] = h5py.Empty("f4")
+    with pytest.raises(DataError, match="/u is empty"):
+        check(tmp_path / "a.h5")
+
+
+def test_lying_sizes_and_other_files(tmp_path: Path):
+    """A shape of a terabyte with nothing behind it, and values in another file, are refused."""
+    with h5py.File(tmp_path / "big.h5", "w") as h5:
+        h5.create_dataset("u", (2**38,), "f4", chunks=(2**20,))
+    with pytest.raises(DataError, match=r"takes \d+ bytes, 0 are stored"):
+        check(tmp_path / "big.h5")
+    (tmp_path / "secret").write_bytes(b"1234")
+    with h5py.File(tmp_path / "outside.h5", "w") as h5:
+        h5.create_dataset("u", (1,), "f4", external=[(str(tmp_path / "secret"), 0, 4)])
+    with h5py.File(tmp_path / "outside.h5") as h5, pytest.raises(DataError, match="values in other files"):
+        require_inside(h5["u"], tmp_path / "outside.h5")
