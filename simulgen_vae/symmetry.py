@@ -63,7 +63,8 @@ class Symmetry:
                 "expected [P, P] and [P]"
             )
         if self.field_signs.ndim != 1 or not (np.abs(self.field_signs) == 1).all():
-            raise ValueError(f"field_signs: found {self.field_signs.tolist()}, expected 1 or -1 a field")
+            found = f"{self.field_signs.shape} {self.field_signs.ravel()[:8].tolist()}"
+            raise ValueError(f"field_signs: found {found}, expected 1 or -1 a field")
         object.__setattr__(self, "flip_image", bool(self.flip_image))
 
     def apply(self, u: Array, params: Array, image: Array | None = None) -> tuple[Array, Array, Array | None]:

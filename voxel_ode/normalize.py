@@ -245,9 +245,9 @@ def _tensor(name: str, values: Any, count: int) -> torch.Tensor:
     with np.errstate(over="ignore", under="ignore"):  # what float32 does not hold is refused below
         array = array.astype(np.float32)
     if array.shape != (count,) or not np.isfinite(array).all():
-        raise DataError(f"normalisation: {name} is {values}, expected {count} finite numbers")
+        raise DataError(f"normalisation: {name} is {str(values)[:80]}, expected {count} finite numbers")
     if name.endswith(("_std", "delta_rms")) and (array <= 0).any():
-        raise DataError(f"normalisation: {name} is {values}, expected numbers above 0")
+        raise DataError(f"normalisation: {name} is {str(values)[:80]}, expected numbers above 0")
     return torch.from_numpy(array)
 
 

@@ -160,7 +160,7 @@ LONG = {
     "voxel_ode": f"--max_steps {NUM_STEPS}",
     "simulgen_vae": "--epochs 250 --max_cpu_s 60",
     "facies_gan": f"--num_iter {NUM_STEPS}",
-    "velocity_inversion": f"--epochs {NUM_STEPS} --max_steps {NUM_STEPS}",
+    "velocity_inversion": f"--num_epochs {NUM_STEPS} --max_steps {NUM_STEPS}",
 }
 
 

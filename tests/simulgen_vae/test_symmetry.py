@@ -48,6 +48,7 @@ def test_signs_turn_vector_components():
         ({"node_permutation": np.array([0.0, 1, 2])}, "whole numbers"),
         ({"param_matrix": np.eye(3)}, r"expected \[P, P\]"),
         ({"field_signs": np.array([2.0])}, "expected 1 or -1"),
+        ({"field_signs": np.ones((2**31, 0))}, "expected 1 or -1"),  # no bytes, and a list of 2^31 lists
         ({"param_offset": np.array([np.nan, 0])}, "finite"),
     ],
 )
