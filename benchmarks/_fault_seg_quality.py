@@ -57,7 +57,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "mtl": {"network": "mtl"},
     "mtl_adamw": {"network": "mtl", "optimizer": "adamw", "lr": 5e-5},
 }
-TITLES = {"hr": "hr, five outputs", "hr_faults": "hr, faults alone", "unet_adamw": "unet, AdamW"}
+TITLES = {"hr": "hr, five outputs", "hr_faults": "hr, faults and normals", "unet_adamw": "unet, AdamW"}
 CONTESTS = {
     "short": ("hr",),
     "curves": ("hr", "hr_faults", "unet", "unet_adamw"),
@@ -116,7 +116,11 @@ class Quality:
 
     def describe(self, case: str) -> dict[str, Any]:
         """Return what a result depends on."""
+        command = f"python benchmarks/fault_seg.py --case {case} --{case}_seconds {self.seconds[case]:g}"
+        if case == "curves":
+            command += f" --checkpoints {self.checkpoints}"
         return {
+            "command": f"{command} --networks {' '.join(self.chosen(case))}",
             "networks": list(self.chosen(case)),
             "cpu_seconds": self.seconds[case],
             "crop": self.crop,

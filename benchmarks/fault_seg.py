@@ -251,6 +251,8 @@ def save(path: Path, case: str, rows: Table, seconds: float, settings: dict[str,
         "date": time.strftime("%Y-%m-%d"),
         "seconds": round(seconds, 1),
     }
+    if "command" in settings:
+        result["command"] = settings["command"]
     write_json(path, {**stored(path), case: result})
 
 

@@ -356,11 +356,11 @@ def save(case: str, lines: Rows, seconds: float, config: Config, seed: int) -> N
     if config.smoke or not lines:
         return
     stored = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
-    others = {"command": f"python benchmarks/simulgen_vae.py --case {case} --seed {seed}"} if seed else {}
+    told = f"python benchmarks/simulgen_vae.py --case {case}" + (f" --seed {seed}" if seed else "")
     stored[f"{case}, seed {seed}" if seed else case] = {
         "rows": lines,
         "seed": seed,
-        **others,
+        "command": told + ("" if config.threads == Config.threads else f" --threads {config.threads}"),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU, one thread",
         "torch": torch.__version__,
         "seconds": round(seconds, 1),

@@ -10,6 +10,9 @@ from common.errors import DataError
 
 _MAX_DEFLATE = 1100  # deflate shrinks nothing more than 1032 times
 _UNCHECKED_BYTES = 64 << 20
+_sound: dict[
+    tuple[str, str], tuple[int, int]
+] = {}  # (file, dataset) -> (time, size) of the file when checked
 
 
 def require_stored(dataset: Any, path: str | Path) -> None:
@@ -36,7 +39,8 @@ def require_inside(dataset: Any, path: str | Path) -> None:
     """Refuse a dataset whose values lie elsewhere, or whose index of chunks is damaged.
 
     The HDF5 library believes that index: where it names an empty chunk, a place outside the file or one place
-    twice, after a single flipped bit, reading crashes instead of failing.
+    twice, after a single flipped bit, reading crashes instead of failing. The index is read once for each
+    state of a file, and not while the file is open for writing.
 
     Args:
         dataset: an open h5py dataset.
@@ -50,16 +54,23 @@ def require_inside(dataset: Any, path: str | Path) -> None:
         raise DataError(f"{path}: {dataset.name} is empty, expected an array; write it again")
     if dataset.is_virtual or dataset.external:
         raise DataError(
-            f"{path}: {dataset.name} keeps its values in other files, expected here; copy them into it"
+            f"{path}: {dataset.name} keeps its values in other files, expected them here; copy them in"
         )
-    if dataset.chunks is None:
+    walk = getattr(dataset.id, "chunk_iter", None)  # absent where h5py stands on HDF5 before 1.12.3
+    if dataset.chunks is None or walk is None or dataset.file.mode != "r":
         return
-    size = Path(path).stat().st_size
+    now = Path(path).stat()
+    key, stamp = (str(path), dataset.name), (now.st_mtime_ns, now.st_size)
+    if _sound.get(key) == stamp:  # once: trajectories and patches are read by the hundred
+        return
     places: list[tuple[int, int]] = []
-    dataset.id.chunk_iter(
-        lambda chunk: places.append((chunk.byte_offset, chunk.size))
-    )  # a value would stop it
+    # chunk_iter goes on as long as the function returns None.
+    walk(lambda chunk: places.append((chunk.byte_offset, chunk.size)))
     places.sort()
     overlap = any(a + n > b for (a, n), (b, _) in zip(places, places[1:], strict=False))
-    if overlap or any(offset <= 0 or count <= 0 or offset + count > size for offset, count in places):
-        raise DataError(f"{path}: {dataset.name} has a damaged index of its chunks; write it again")
+    if overlap or any(offset <= 0 or n <= 0 or offset + n > now.st_size for offset, n in places):
+        raise DataError(
+            f"{path}: {dataset.name} has a damaged index of its chunks, expected each one "
+            "once and within the file; write it again"
+        )
+    _sound[key] = stamp

@@ -15,10 +15,13 @@ from common.hdf5 import require_stored
 
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)  # what h5py raises on damage
 _READER_SECONDS = 60.0
+_CRASHED = 0x80000000  # and above: how Windows tells a crash
+_MAX_ATTRIBUTE_BYTES = 60_000  # HDF5 keeps 64 KiB of an attribute
 # What a process of its own reads before this one; an ordinary error is left for this one to name.
 _READER = """
-import sys, h5py
+import sys
 try:
+    import h5py
     with h5py.File(sys.argv[1], "r") as h5:
         for place in sys.argv[2:]:
             item, _, name = place.partition("@")
@@ -113,12 +116,15 @@ def fixed_texts(texts: Iterable[str]) -> np.ndarray:
     """Return texts as UTF-8 of one length, for an attribute or dataset.
 
     Texts of variable length lie apart from their dataset, behind lengths that the HDF5 library believes:
-    where a bit of them has flipped it crashes instead of telling.
+    where a bit of them has flipped it crashes instead of telling. Only so many that an attribute would not
+    hold them at one length stay of variable length.
     """
     import h5py
 
-    encoded = [text.encode() for text in texts]
+    encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
     longest = max((len(text) for text in encoded), default=0)
+    if longest * len(encoded) > _MAX_ATTRIBUTE_BYTES:
+        return np.array(encoded, dtype=h5py.string_dtype())
     return np.array(encoded, dtype=h5py.string_dtype("utf-8", max(longest, 1)))
 
 
@@ -131,7 +137,7 @@ def require_readable_texts(h5: Any, names: Iterable[str], path: Path) -> None:
         path: of the file.
 
     Raises:
-        DataError: that process ended by a signal.
+        DataError: that process crashed or did not end.
     """
     import h5py
 
@@ -144,13 +150,16 @@ def require_readable_texts(h5: Any, names: Iterable[str], path: Path) -> None:
             places += [f"{item_name}@{a}" for a in item.attrs if is_variable(item.attrs.get_id(a))]
     if not places:
         return
-    command = [sys.executable, "-I", "-c", _READER, str(path), *places]
+    command = [sys.executable, "-c", _READER, str(path), *places]
     try:
         code = subprocess.run(command, capture_output=True, timeout=_READER_SECONDS).returncode
     except subprocess.TimeoutExpired:
-        code = -1
-    if code:
-        raise DataError(f"{path}: damaged HDF5, its texts crash the HDF5 library; write it again")
+        code = -1  # the library never returns from a heap whose entries have no length
+    if code < 0 or code >= _CRASHED:
+        raise DataError(
+            f"{path}: damaged HDF5, the HDF5 library crashes or hangs on its texts, expected readable names; "
+            "write it again"
+        )
 
 
 def is_variable(low_level: Any) -> bool:

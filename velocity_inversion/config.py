@@ -156,8 +156,8 @@ def smoke() -> TrainConfig:
 
 
 def demo() -> TrainConfig:
-    """Return the demo's training: one member of 48 CPU seconds at most."""
-    return TrainConfig(num_models=1, max_cpu_s=48, warmup_fraction=0.06, ema_decay=0.98, physics_every=0)
+    """Return the demo's training: one member of 40 CPU seconds."""
+    return TrainConfig(num_models=1, max_cpu_s=40, warmup_fraction=0.06, ema_decay=0.98, physics_every=0)
 
 
 def bench() -> TrainConfig:

@@ -60,7 +60,7 @@ def smoke() -> DataConfig:
 
 def demo() -> DataConfig:
     """Return the demo's set."""
-    return DataConfig(num_train=240, num_val=40, num_test=30, families=("layered", "curved"))
+    return DataConfig(num_train=208, num_val=32, num_test=24, families=("layered", "curved"))
 
 
 def bench() -> DataConfig:

@@ -16,7 +16,6 @@ from common.hdf5 import require_inside
 
 H5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5py raises on damage
 GIB = 2**30
-_checked: dict[tuple[str, str], tuple[int, int]] = {}  # (file, dataset) -> (time, size) of the file then
 
 
 def open_h5(path: str | Path) -> h5py.File:
@@ -57,10 +56,7 @@ def dataset_of(file: h5py.File, name: str) -> h5py.Dataset:
         node = node[part]
     if not isinstance(node, h5py.Dataset):
         raise DataError(f"{path}: {name} is a group, expected a dataset; export this simulation again")
-    now = Path(path).stat()
-    if _checked.get((path, name)) != (now.st_mtime_ns, now.st_size):  # once: patches are read by the hundred
-        require_inside(node, path)
-        _checked[path, name] = now.st_mtime_ns, now.st_size
+    require_inside(node, path)
     return node
 
 

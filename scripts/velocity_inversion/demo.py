@@ -45,9 +45,8 @@ def run(argv: Sequence[str]) -> None:
     """Run all steps and write section.json."""
     parsed = parse(argv, Config, DemoOptions, description=__doc__)
     demo = Demo("velocity_inversion", parsed.run)
-    make = ["--preset", "demo", "--num_train", str(parsed.config.num_train), "--num_val", "32"]
-    make += ["--num_test", "24", "--out", f"{demo.shown}/data", "--overwrite"]
-    demo.step("sections and their gathers", "make_data.py", make)
+    make = ["--preset", "demo", "--num_train", str(parsed.config.num_train), "--out", f"{demo.shown}/data"]
+    demo.step("sections and their gathers", "make_data.py", [*make, "--overwrite"])
     training_seconds = train_both(demo, parsed.config.train_cpu_s)
     demo.step("measure on held-out samples", "evaluate.py", evaluation(demo))
     demo.save(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -39,6 +40,33 @@ def test_whole_files_pass(tmp_path: Path):
     with h5py.File(tmp_path / "b.h5") as h5:
         for name in h5:
             require_stored(h5[name], tmp_path / "b.h5")
+
+
+@pytest.mark.parametrize("options", [{"libver": "latest"}, {"userblock_size": 1024}, {"fs_strategy": "page"}])
+def test_other_layouts_pass(tmp_path: Path, options: dict):
+    """Newer indexes, user blocks, pages, compression are sound, also while the file is written."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w", **options) as h5:
+        h5.create_dataset("u", data=np.arange(4096.0).reshape(64, 64), chunks=(8, 8), compression="gzip")
+        h5.create_dataset("grows", data=np.ones((8, 4)), maxshape=(None, 4), chunks=(2, 4), shuffle=True)
+        require_stored(h5["u"], path)
+    with h5py.File(path) as h5:
+        require_stored(h5["u"], path)
+        require_stored(h5["grows"], path)
+
+
+def test_the_index_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A file that has not changed is not walked again; a changed one is."""
+    path = tmp_path / "a.h5"
+    write(path)
+    check(path)
+    content, old = path.read_bytes(), path.stat()
+    monkeypatch.setattr("common.hdf5.zip", lambda *a, **k: pytest.fail("read again"), raising=False)
+    check(path)
+    path.write_bytes(content)
+    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns + 1))
+    with pytest.raises(pytest.fail.Exception):
+        check(path)
 
 
 @pytest.mark.parametrize("damage", ["empty", "outside", "twice"])

@@ -20,7 +20,7 @@ from PIL import Image
 from common.errors import DataError, UserError
 from simulgen_vae import hdf5_input
 from simulgen_vae.fields import open_fields
-from simulgen_vae.hdf5_input import is_variable
+from simulgen_vae.hdf5_input import fixed_texts, is_variable, text_of
 from simulgen_vae.images import read_image
 from simulgen_vae.tables import read_table
 from tests.simulgen_vae.cases_data import case, waves, write_case
@@ -297,6 +297,19 @@ def test_texts_that_crash_the_library(tmp_path, monkeypatch: pytest.MonkeyPatch)
         h5["sample_id"] = [f"run {i}" for i in range(12)]
         h5["fields"].attrs["names"] = ["u"]
     assert open_fields(path).sample_id[3] == "run 3"
+    monkeypatch.setattr(hdf5_input, "_READER", "raise SystemExit(1)")  # h5py is not found there, say
+    assert open_fields(path).field_names == ("u",)
     monkeypatch.setattr(hdf5_input, "_READER", "import os; os.abort()")
-    with pytest.raises(DataError, match="a.h5: damaged HDF5, its texts crash"):
+    with pytest.raises(DataError, match="a.h5: damaged HDF5, the HDF5 library crashes"):
         open_fields(path)
+
+
+def test_names_of_any_bytes_and_number(tmp_path):
+    """Names that are no UTF-8 go through, and more of them than one attribute holds at one length."""
+    latin = b"\xb0C".decode("utf-8", "surrogateescape")
+    assert fixed_texts([latin]).tolist() == [b"\xb0C"] and fixed_texts([]).shape == (0,)
+    many = fixed_texts([f"parameter {i:04d}, a long name" for i in range(3000)])
+    with h5py.File(tmp_path / "a.h5", "w") as h5:
+        h5.attrs["names"] = many
+    with h5py.File(tmp_path / "a.h5") as h5:
+        assert text_of(h5.attrs["names"][7]) == "parameter 0007, a long name"
