@@ -31,6 +31,7 @@ DAMAGE = (
 MAX_EXPANSION = 100
 _UNCHECKED_BYTES = 64 << 20
 _MOST_BYTES = 1 << 63  # sizes of arrays are signed 64-bit numbers
+_MOST_EMPTY_ROWS = 1 << 24  # of no bytes each: whoever lists such an array fills the memory
 
 
 def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
@@ -42,6 +43,11 @@ def npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     return read(file)
+
+
+def _require_rows(shape: tuple[int, ...]) -> None:
+    if 0 in shape and max(shape) > _MOST_EMPTY_ROWS:
+        raise ValueError(f"its header tells of {shape}, rows without values")
 
 
 def open_npy(
@@ -63,6 +69,7 @@ def open_npy(
             available = os.fstat(file.fileno()).st_size - file.tell()
         if dtype.hasobject:
             raise ValueError("an object array")
+        _require_rows(shape)
         # NumPy multiplies the axes in 64 bits, where an absurd shape overflows into a small size.
         stored = math.prod(n for n in shape if n) * dtype.itemsize
         if stored >= _MOST_BYTES or (0 not in shape and stored > available):
@@ -90,7 +97,7 @@ def open_npz(path: str | Path, advice: str = "write it with np.savez") -> Iterat
             for info in archive.zip.infolist():
                 require_honest(path, info)
                 with archive.zip.open(info) as member:
-                    np.lib.format.read_magic(member)  # type: ignore[arg-type]
+                    _require_rows(npy_header(member)[0])
             yield archive
     except DAMAGE as error:
         raise DataError(f"{path}: no readable npz file ({error}); {advice}") from error

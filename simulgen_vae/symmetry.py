@@ -52,7 +52,10 @@ class Symmetry:
             raise ValueError(f"node_permutation: expected each of 0..{len(nodes) - 1} once")
         object.__setattr__(self, "node_permutation", nodes.astype(np.int64))
         for name in ("field_signs", "param_matrix", "param_offset"):
-            values = np.asarray(getattr(self, name), dtype=np.float64)
+            values = np.asarray(getattr(self, name))
+            if values.dtype.kind not in "fiub":
+                raise ValueError(f"{name}: {values.dtype}, expected real numbers")
+            values = values.astype(np.float64)
             if not np.isfinite(values).all():
                 raise ValueError(f"{name}: expected finite numbers")
             object.__setattr__(self, name, values)

@@ -81,3 +81,23 @@ def test_no_npy_file(tmp_path: Path):
     for name in ("objects.npy", "cut.npy", "head.npy", "empty.npy", "folder.npy", "archive.npz", "none.npy"):
         with pytest.raises(DataError, match=rf"{name}: no npy file of numbers .*expected a whole \.npy"):
             open_npy(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_rows_without_values(tmp_path: Path, suffix: str):
+    """2^31 rows of no bytes are refused: a list of them would fill the memory; a few are an array."""
+    path = tmp_path / f"a{suffix}"
+
+    def read() -> tuple[int, ...]:
+        if suffix == ".npy":
+            return open_npy(path).shape
+        with open_npz(path) as archive:
+            return archive["u"].shape
+
+    for rows in (5, 2**31):
+        values = np.ones((rows, 0))
+        np.save(path, values) if suffix == ".npy" else np.savez(path, u=values)
+        if rows == 5:
+            assert read() == (5, 0)
+    with pytest.raises(DataError, match="rows without values"):
+        read()

@@ -50,6 +50,7 @@ def test_signs_turn_vector_components():
         ({"field_signs": np.array([2.0])}, "expected 1 or -1"),
         ({"field_signs": np.ones((2**31, 0))}, "expected 1 or -1"),  # no bytes, and a list of 2^31 lists
         ({"param_offset": np.array([np.nan, 0])}, "finite"),
+        ({"param_matrix": 1j * np.eye(2)}, "expected real numbers"),
     ],
 )
 def test_invalid_symmetries(change: dict, message: str):
