@@ -69,11 +69,11 @@ def open_npy(
             available = os.fstat(file.fileno()).st_size - file.tell()
         if dtype.hasobject:
             raise ValueError("an object array")
-        _require_rows(shape)
         # NumPy multiplies the axes in 64 bits, where an absurd shape overflows into a small size.
         stored = math.prod(n for n in shape if n) * dtype.itemsize
         if stored >= _MOST_BYTES or (0 not in shape and stored > available):
             raise ValueError(f"its header tells of {shape} {dtype}, {stored} bytes, {available} are there")
+        _require_rows(shape)
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except DAMAGE as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
