@@ -14,6 +14,7 @@ KERNEL_MODES = ("stem", "separable", "dense")
 SAMPLE_WEIGHTS = ("uniform", "activity", "well")
 MAX_RADIUS = 5
 MAX_LEVELS = 3
+MAX_SIZE = 8192  # channels or blocks: a damaged checkpoint may ask for any number
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class ModelConfig:
         if not 0 <= self.multiscale <= MAX_LEVELS:
             raise ValueError(f"--multiscale {self.multiscale}: expected 0..{MAX_LEVELS}")
         for name, least in (("base_channels", 1), ("depth", 0), ("film_hidden", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name} {getattr(self, name)}: expected {least} or more")
+            if not least <= getattr(self, name) <= MAX_SIZE:
+                raise ValueError(f"--{name} {getattr(self, name)}: expected {least}..{MAX_SIZE}")
 
 
 @dataclass(frozen=True)

@@ -299,3 +299,12 @@ def test_rollout_feeds_on_its_own_predictions():
             state, total = year.state, year.scalars[:, 2]
     grown = years[1].scalars[:, 2] - years[0].scalars[:, 2]
     torch.testing.assert_close(grown, years[1].scalars[:, 1] * fields.dt_s, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize(
+    "change", [{"depth": -1}, {"depth": 2**63}, {"base_channels": 0}, {"film_hidden": 10**6}]
+)
+def test_sizes_that_no_network_has(change: dict[str, int]):
+    """Sizes of a damaged checkpoint are refused before anything is built."""
+    with pytest.raises(ValueError, match=f"--{next(iter(change))} .*: expected "):
+        ModelConfig(**change)
