@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from common.log import get_logger
 from tests.voxel_ode.cases_model import SMALL, make_batch, make_fields, make_model, make_normalizer, part_of
 from voxel_ode.config import KERNEL_MODES, ModelConfig, TrainConfig
 from voxel_ode.convolutions import (
@@ -63,6 +64,7 @@ def test_weights_of_options():
 
 def test_many_weights_are_warned_about(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     """A network above the limit is built with a warning that names its weights and the lighter mode."""
+    monkeypatch.setattr(get_logger(), "propagate", True)  # to where caplog listens
     normalizer = make_normalizer()
     build_model(TrainConfig(**SMALL), normalizer)
     assert not caplog.records
