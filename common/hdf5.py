@@ -54,7 +54,8 @@ def require_inside(dataset: Any, path: str | Path) -> None:
         raise DataError(f"{path}: {dataset.name} is empty, expected an array; write it again")
     if dataset.is_virtual or dataset.external:
         raise DataError(
-            f"{path}: {dataset.name} keeps its values in other files, expected them here; copy them in"
+            f"{path}: {dataset.name} keeps its values in other files, expected them here; copy them into the "
+            "file"
         )
     walk = getattr(dataset.id, "chunk_iter", None)  # absent where h5py stands on HDF5 before 1.12.3
     if dataset.chunks is None or walk is None or dataset.file.mode != "r":

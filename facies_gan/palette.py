@@ -290,7 +290,7 @@ def read_palette(path: str | Path) -> Palette:
     try:
         return Palette(
             np.array([entry["rgb"] for entry in entries]),
-            np.array([entry.get("code", i) for i, entry in enumerate(entries)]),
+            np.array([entry.get("code", i) for i, entry in enumerate(entries)], dtype=np.int64),
             tuple(str(entry.get("name", f"facies {i}")) for i, entry in enumerate(entries)),
         )
     except (ValueError, OverflowError) as error:

@@ -340,3 +340,11 @@ def test_color_encoder():
     assert encoder.class_weights().dtype == torch.float32
     with pytest.raises(ValueError, match="no cells counted"):
         ColorEncoder(Palette.from_colors(COLORS4)).class_weights()
+
+
+def test_codes_beyond_an_integer(tmp_path: Path):
+    """A code of 2^63 is refused, beside a small one too: no cast to a float and back."""
+    rows = [{"code": c, "name": str(c), "rgb": [0, 0, i]} for i, c in enumerate((0, 2**63))]
+    (tmp_path / "palette.json").write_text(json.dumps(rows))
+    with pytest.raises(DataError, match=r"palette\.json: .*give every facies its own code"):
+        read_palette(tmp_path / "palette.json")
