@@ -4,6 +4,6 @@ import os
 
 # How long an OpenMP thread spins for the next parallel region before it sleeps; read when torch is loaded.
 # By default it spins for milliseconds. On a machine that others use too the spinning holds the core that the
-# work waits for: two threads then take 3 to 7 times as long. An idle machine loses nothing by short spins.
+# work waits for: two threads then take several times as long. An idle machine loses nothing by short spins.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -10,9 +10,8 @@ from common.errors import DataError
 
 _MAX_DEFLATE = 1100  # deflate shrinks nothing more than 1032 times
 _UNCHECKED_BYTES = 64 << 20
-_sound: dict[
-    tuple[str, str], tuple[int, int]
-] = {}  # (file, dataset) -> (time, size) of the file when checked
+# (file, dataset) -> (time, size) of the file when it was checked
+_sound: dict[tuple[str, str], tuple[int, int]] = {}
 
 
 def require_stored(dataset: Any, path: str | Path) -> None:
