@@ -205,7 +205,8 @@ def measured_rows(name: str, scores: Mapping[str, Mapping[str, float | None]]) -
         rows.append(row(f"short: {name}: {title}", value, unit, **limits))
         rows.append(row(f"short: {rival}: {title}", base, unit))
         limits = {"least": 0.0} if more else {"most": 0.0}
-        rows.append(row(f"short: {name} - {rival}: {title}", value - base, unit, **limits))
+        compared = {"baseline": rival, "ratio": value / base}
+        rows.append(row(f"short: {name} - {rival}: {title}", value - base, unit, **limits, **compared))
         if key == "dhr_psnr_db":
             rows[-1]["at_least"] = DHR_GAIN_DB
     return rows
@@ -255,15 +256,11 @@ def rows_of_curves(
     for name in points if rivals else ():
         for i, mark in enumerate(marks):
             if not name.startswith("unet"):
-                rows += [
-                    row(
-                        f"curves: {name} - unet, {mark:g} CPU s: {title}",
-                        points[name][i][key] - max(found[i][key] for found in rivals),
-                        "-",
-                        least=0.0,
-                    )
-                    for key, title in CURVES.items()
-                ]
+                for key, title in CURVES.items():
+                    ours, best = points[name][i][key], max(found[i][key] for found in rivals)
+                    compared = {"baseline": "unet", "ratio": ours / best}
+                    what = f"curves: {name} - unet, {mark:g} CPU s: {title}"
+                    rows.append(row(what, ours - best, "-", least=0.0, **compared))
     return rows
 
 
@@ -311,6 +308,7 @@ def ratio_rows(found: Mapping[str, Mapping[str, float]]) -> Rows:
             found["hr"][part] / min(r[part] for r in rivals),
             "times",
             1.0,
+            baseline="mtl",
         )
         for part in LOSSES
     ]

@@ -1,8 +1,9 @@
 """What the benchmarks share: a line of their tables, their results as JSON, and one page of all of them.
 
 As a script it puts every `benchmarks/results/*.json` into `benchmarks/results/README.md`. A result is
-{"rows": [row], "machine": ..., "torch": ..., "seconds": ...}; a row has `what`, `value`, `unit` and, when it
-has to meet something, `at_most` or `at_least`. A file may hold several results by name.
+{"rows": [row], "machine": ..., "torch": ..., "seconds": ...}; a row has `what`, `value`, `unit`, where it is
+compared `baseline` (a name) and `ratio`, and, when it has to meet something, `at_most` or `at_least`. A file
+may hold several results by name, each with its `command`.
 """
 
 from __future__ import annotations
@@ -23,12 +24,40 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
+RATIOS = ("times", "ratio")  # units of values that are ratios themselves
+
+
 def row(
-    what: str, value: float, unit: str, most: float | None = None, *, least: float | None = None
+    what: str,
+    value: float,
+    unit: str,
+    most: float | None = None,
+    *,
+    least: float | None = None,
+    baseline: str = "",
+    ratio: float | None = None,
 ) -> dict[str, Any]:
-    """Return a line of a table; without `most` and `least` it is there to compare with."""
-    number = float(f"{float(value):.6g}") if math.isfinite(value) else None
-    return {"what": what, "value": number, "unit": unit, "at_most": most, "at_least": least}
+    """Return a line of a table; without `most` and `least` it is there to compare with.
+
+    Args:
+        what: is measured.
+        value: of it; one that is not finite is stored as none.
+        unit: of the value; "times" and "ratio" make the value itself the ratio to the baseline.
+        most: it may be.
+        least: it has to be.
+        baseline: what it is compared with.
+        ratio: of ours and the baseline, where the value is something else.
+    """
+    line = {"what": what, "value": rounded(value), "unit": unit, "at_most": most, "at_least": least}
+    if baseline:
+        compared = value if ratio is None and unit in RATIOS else ratio
+        line |= {"baseline": baseline, "ratio": None if compared is None else rounded(compared)}
+    return line
+
+
+def rounded(value: float) -> float | None:
+    """Return six digits of a number; None of one that is not finite."""
+    return float(f"{float(value):.6g}") if math.isfinite(value) else None
 
 
 def wanted(line: Mapping[str, Any]) -> tuple[str, str]:
@@ -59,12 +88,22 @@ def publish(name: str, rows: Sequence[Mapping[str, Any]], began: float, **more: 
         "seconds": round(time.perf_counter() - began, 1),
     }
     write_json(RESULTS / f"{name}.json", {**result, **more})
+    show(rows)
+
+
+def show(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the lines."""
     width = max(len(line["what"]) for line in rows)
     for line in rows:
-        value = f"{line['value']:.4g}" if isinstance(line["value"], int | float) else "-"
-        print(
-            f"{line['what']:<{width}}  {value:>10} {line['unit']:<10} {': '.join(wanted(line))}".rstrip(" :")
-        )
+        text = f"{line['what']:<{width}}  {shown(line['value']):>10} {line['unit']:<10} "
+        print((text + ": ".join(wanted(line))).rstrip(" :"), flush=True)
+
+
+def shown(value: Any) -> str:
+    """Return a value as the tables show it: four digits, text as it is, nothing for none."""
+    if isinstance(value, int | float):
+        return f"{value:.4g}"
+    return "-" if value is None else str(value)
 
 
 def section(path: Path) -> list[str]:
@@ -87,11 +126,11 @@ def table(title: str, command: str, result: Mapping[str, Any]) -> list[str]:
         facts.append(f"{result['seconds']:g} s")
     told = ", ".join(filter(None, facts))
     lines = [f"## {title}", "", f"`{command}`: {told}", ""]
-    lines += ["| what | value | unit | wanted | |", "|---|---:|---|---|---|"]
+    lines += ["| what | value | unit | baseline | ratio | wanted | |", "|---|---:|---|---|---:|---|---|"]
     for line in result["rows"]:
-        target, verdict = wanted(line)
-        value = f"{line['value']:.4g}" if isinstance(line["value"], int | float) else str(line["value"])
-        lines.append(f"| {line['what']} | {value} | {line['unit']} | {target} | {verdict} |")
+        compared = line.get("baseline", ""), shown(line["ratio"]) if line.get("ratio") is not None else ""
+        cells = line["what"], shown(line["value"]), line["unit"], *compared, *wanted(line)
+        lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]
 
 

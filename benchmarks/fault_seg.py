@@ -32,7 +32,7 @@ import torch  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from benchmarks import _fault_seg_quality as quality  # noqa: E402
-from benchmarks._table import RESULTS, row, wanted  # noqa: E402
+from benchmarks._table import RESULTS, row, show  # noqa: E402
 from common import device as devices  # noqa: E402
 from common.cli import main  # noqa: E402
 from common.device import resolve_precision  # noqa: E402
@@ -141,15 +141,16 @@ def network_rows() -> Table:
         ]
     hr, mtl, unet = (found[f"{name} forward"] for name in ("hr", "mtl", "unet"))
     rows += [
-        row("forward, hr over mtl", hr["seconds"] / mtl["seconds"], "times", 0.2),
+        row("forward, hr over mtl", hr["seconds"] / mtl["seconds"], "times", 0.2, baseline="mtl"),
         row(
             "training step, hr over mtl",
             found["hr train"]["seconds"] / found["mtl train"]["seconds"],
             "times",
             1 / 6,
+            baseline="mtl",
         ),
-        row("inference memory, hr over unet", hr["peak"] / unet["peak"], "times", 1.0),
-        row("inference memory, hr over mtl", hr["peak"] / mtl["peak"], "times", 1.0),
+        row("inference memory, hr over unet", hr["peak"] / unet["peak"], "times", 1.0, baseline="unet"),
+        row("inference memory, hr over mtl", hr["peak"] / mtl["peak"], "times", 1.0, baseline="mtl"),
     ]
     return rows
 
@@ -254,15 +255,6 @@ def save(path: Path, case: str, rows: Table, seconds: float, settings: dict[str,
     if "command" in settings:
         result["command"] = settings["command"]
     write_json(path, {**stored(path), case: result})
-
-
-def show(rows: Table) -> None:
-    """Print the lines."""
-    width = max(len(line["what"]) for line in rows)
-    for line in rows:
-        value = "-" if line["value"] is None else f"{line['value']:.4g}"
-        text = f"{line['what']:<{width}}  {value:>10} {line['unit']:<10} {': '.join(wanted(line))}"
-        print(text.rstrip(" :"), flush=True)
 
 
 def parsed(argv: Sequence[str]) -> argparse.Namespace:

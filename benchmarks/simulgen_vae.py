@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+from benchmarks._table import row, show  # noqa: E402
 from common.cli import main, option, parse  # noqa: E402
 from common.device import peak_memory_bytes  # noqa: E402
 from common.errors import DataError  # noqa: E402
@@ -77,11 +78,6 @@ class Options:
     """How it is run."""
 
     seed: int = option(0, "of data, split and training")
-
-
-def row(what: str, value: float, unit: str, most: float | None = None) -> dict[str, Any]:
-    """Return a line of the table with its target, if there is one."""
-    return {"what": what, "value": float(f"{value:.4g}"), "unit": unit, "at_most": most}
 
 
 def script(name: str, *flags: str) -> float:
@@ -139,9 +135,11 @@ def quality_rows(case: str, found: dict[str, Any], seconds: float, smoke: bool) 
         "burgers": ({n: v for n, v in regressions.items() if n.endswith("_krr")}, 0.50),
     }[case]
     best = min(rival, key=lambda n: rival[n])
+    rivals, ours = min(gprs, key=lambda n: gprs[n]), error["ours"]
+    most, limit = (None, None) if smoke else (most, 1.05)
     lines = [
-        row(f"{case}: ours / {best}", error["ours"] / rival[best], "ratio", None if smoke else most),
-        row(f"{case}: ours / best GPR", error["ours"] / min(gprs.values()), "ratio", None if smoke else 1.05),
+        row(f"{case}: ours / {best}", ours / rival[best], "ratio", most, baseline=best),
+        row(f"{case}: ours / best GPR", ours / gprs[rivals], "ratio", limit, baseline=rivals),
         row(f"{case}: training", seconds, "CPU s"),
     ]
     bars = found["error_bars"]
@@ -234,12 +232,14 @@ def speed(config: Config, folder: Path) -> Rows:
             seconds[middle] / plain,
             "ratio",
             None if config.smoke else 1.0,
+            baseline="front end none",
         ),
         row(
             f"speed: pod, {sizes[-1]} / {middle} nodes",
             seconds[sizes[-1]] / seconds[middle],
             "ratio",
             None if config.smoke else 1.1,
+            baseline=f"{middle} nodes",
         ),
     ]
     return lines + solver_rows(config)
@@ -278,7 +278,7 @@ def solver_rows(config: Config) -> Rows:
         seconds = best_of(lambda s=solver, p=params: s.simulate(p, grid, frames), 2)
         lines += [
             row(f"speed: {name} solver", 1e3 * seconds, "CPU ms"),
-            row(f"speed: {name} solver / decoding", seconds / decode, "times"),
+            row(f"speed: {name} solver / decoding", seconds / decode, "times", baseline="solver"),
         ]
     return lines
 
@@ -321,7 +321,13 @@ def gp(config: Config, data: FieldData) -> Rows:
     return [
         row(f"gp: ours, {num} rows of {x.shape[1]} inputs", own_seconds, "CPU s"),
         row("gp: scikit-learn", seconds, "CPU s"),
-        row("gp: ours / scikit-learn", own_seconds / seconds, "ratio", None if config.smoke else 1.0),
+        row(
+            "gp: ours / scikit-learn",
+            own_seconds / seconds,
+            "ratio",
+            None if config.smoke else 1.0,
+            baseline="scikit-learn",
+        ),
         row("gp: log-likelihood, ours", own / num, "nats a row"),
         row(
             "gp: log-likelihood, scikit-learn",
@@ -366,15 +372,6 @@ def save(case: str, lines: Rows, seconds: float, config: Config, seed: int) -> N
         "seconds": round(seconds, 1),
     }
     write_json(RESULT, stored)
-
-
-def show(lines: Rows) -> None:
-    """Print the table."""
-    for line in lines:
-        value, most = line["value"], line["at_most"]
-        text = f"{value:>10.4g}" if isinstance(value, float) else str(value)
-        verdict = "" if most is None else f"at most {most:g}: {'met' if value <= most else 'missed'}"
-        print(f"{line['what']:<48}{text} {line['unit']:<12} {verdict}".rstrip(), flush=True)
 
 
 def run(argv: Sequence[str]) -> None:

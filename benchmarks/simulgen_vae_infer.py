@@ -10,7 +10,6 @@ benchmarks/results/simulgen_vae_infer.json say the same.
 from __future__ import annotations
 
 import os
-import platform
 import resource
 import sys
 import tempfile
@@ -27,8 +26,8 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+from benchmarks._table import publish, row, show  # noqa: E402
 from common.cli import main, option, parse  # noqa: E402
-from common.files import write_json  # noqa: E402
 from common.run import BasicOptions, MachineOptions, TrainOptions  # noqa: E402
 from simulgen_vae import direct, field_net, gp2  # noqa: E402
 from simulgen_vae.config import TrainConfig  # noqa: E402
@@ -45,7 +44,6 @@ from simulgen_vae.predictor import Predictor  # noqa: E402
 from simulgen_vae.synthetic import GENERATORS  # noqa: E402
 from simulgen_vae.train import train  # noqa: E402
 
-RESULT = ROOT / "benchmarks" / "results" / "simulgen_vae_infer.json"
 BATCH = 16
 STREAM_GIB = 0.125  # --max_memory of the stream
 Rows = list[dict[str, Any]]
@@ -57,11 +55,6 @@ class Config:
 
     smoke: bool = option(False, "tiny sizes, nothing is stored")
     repeats: int = option(15, "calls whose median counts")
-
-
-def row(what: str, value: float, unit: str, most: float | None = None) -> dict[str, Any]:
-    """Return a line of the table; without `most` it is there to compare with."""
-    return {"what": what, "value": float(f"{value:.4g}"), "unit": unit, "at_most": most}
 
 
 def cpu_ms(function: Callable[[], Any], repeats: int) -> float:
@@ -136,7 +129,13 @@ def prediction_rows(kind: str, config: Config, run: Path) -> Rows:
         limit = None if config.smoke else 1.0
         lines += [
             row(f"{kind}, {name}: one trajectory", one, "CPU ms"),
-            row(f"{kind}, {name}: one trajectory / one simulation", one / solver, "ratio", limit),
+            row(
+                f"{kind}, {name}: one trajectory / one simulation",
+                one / solver,
+                "ratio",
+                limit,
+                baseline="one simulation",
+            ),
             row(f"{kind}, {name}: each of {BATCH} together", many, "CPU ms"),
             row(f"{kind}, {name}: with error bars", bars, "CPU ms"),
             row(f"{kind}, {name}: torch.export graph", exported, "CPU ms"),
@@ -184,17 +183,10 @@ def run(argv: Sequence[str]) -> None:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
         lines = measure(config, Path(name))
-    for line in lines:
-        wanted = "" if line["at_most"] is None else f"at most {line['at_most']:g}"
-        print(f"{line['what']:<52}{line['value']:>10.4g} {line['unit']:<12} {wanted}".rstrip(), flush=True)
-    if not config.smoke:
-        document = {
-            "rows": lines,
-            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU, one thread",
-            "torch": torch.__version__,
-            "seconds": round(time.perf_counter() - began, 1),
-        }
-        write_json(RESULT, document)
+    if config.smoke:
+        show(lines)
+    else:
+        publish("simulgen_vae_infer", lines, began)
 
 
 if __name__ == "__main__":

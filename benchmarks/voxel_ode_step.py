@@ -190,8 +190,15 @@ def peer_rows() -> Table:
         name = f"c {WIDTH}, depth {DEPTH}, r {radius}, {CELLS}^3"
         rows += [
             row(f"peer, {name}, {parameter_count(peer):,} weights", theirs, "ms"),
-            row(f"ours, flux off, {weights:,} weights", plain, "ms", theirs),
-            row(f"ours, flux on, {flux_weights:,} weights", flux, "ms"),
+            row(
+                f"ours, flux off, {weights:,} weights",
+                plain,
+                "ms",
+                theirs,
+                baseline="peer",
+                ratio=plain / theirs,
+            ),
+            row(f"ours, flux on, {flux_weights:,} weights", flux, "ms", baseline="peer", ratio=flux / theirs),
         ]
     return rows
 
@@ -202,10 +209,12 @@ def mode_rows() -> Table:
     size: dict[str, Any] = {"base_channels": WIDTH, "depth": DEPTH, "receptive_field_radius": 2}
     times = {mode: ours_ms(batch, kernel_mode=mode, **size)[0] for mode in KERNEL_MODES}
     name = f"c {WIDTH}, depth {DEPTH}, r 2, {DENSE_CELLS}^3"
-    return [
-        row(f"kernel mode {mode}, {name}", times[mode], "ms", times["dense"] if mode == "separable" else None)
-        for mode in KERNEL_MODES
-    ]
+    rows = []
+    for mode in KERNEL_MODES:
+        most = times["dense"] if mode == "separable" else None
+        compared = {} if mode == "dense" else {"baseline": "dense", "ratio": times[mode] / times["dense"]}
+        rows.append(row(f"kernel mode {mode}, {name}", times[mode], "ms", most, **compared))
+    return rows
 
 
 def route_rows() -> Table:
@@ -249,7 +258,14 @@ def stem_rows() -> Table:
     difference = float((states[0] - states[-1]).abs().max())
     return [
         row("one year, stem whole", found[False], "ms"),
-        row("one year, static stem once", found[True], "ms", found[False]),
+        row(
+            "one year, static stem once",
+            found[True],
+            "ms",
+            found[False],
+            baseline="stem whole",
+            ratio=found[True] / found[False],
+        ),
         row("largest difference of the two", difference, "normalised", 1e-5),
     ]
 

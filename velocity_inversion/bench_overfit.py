@@ -16,6 +16,7 @@ from common.device import resolve_precision
 from common.files import write_json
 from common.guard import Guard
 from common.log import get_logger
+from common.report import Row, save_rows
 from common.run import MachineOptions, describe_run, machine
 from velocity_inversion.config import TrainConfig, bench
 from velocity_inversion.dataset import ShotDataset, collate
@@ -81,7 +82,9 @@ def bench_overfit(
     samples: int = SAMPLES,
     survey: Survey | None = None,
 ) -> dict[str, Any]:
-    """Train each network on the same few samples without augmentation; write bench_overfit.json, return it.
+    """Train each network on the same few samples without augmentation.
+
+    Writes bench_overfit.json, which it returns, and results.json.
 
     Args:
         options: of the machine.
@@ -105,7 +108,14 @@ def bench_overfit(
             get_logger().info(f"{name}: " + ", ".join(f"{k} {v:.4g}" for k, v in found[name].items()))
     result = {"run": describe_run("velocity_inversion", options.seed), "samples": samples, "methods": found}
     write_json(out / "bench_overfit.json", result)
+    save_rows(out / "results.json", [_row({name: m["mae"] for name, m in found.items()}, samples)])
     return result
+
+
+def _row(mae: dict[str, float], samples: int) -> Row:
+    rivals = {name: value for name, value in mae.items() if name != "ours"}
+    measure = f"velocity MAE on {samples} training samples"
+    return Row("velocity_inversion", measure, "m/s", "lower", mae.get("ours"), rivals)
 
 
 def _learnt(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,16 @@ def no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+def values(said: str) -> dict[str, float]:
+    """Return the values of a printed table by what they are."""
+    lines = [re.split(r"\s{2,}", line) for line in said.splitlines()]
+    return {line[0]: float(line[1].split()[0]) for line in lines if len(line) > 1}
+
+
 def test_speed(no_result: Path, capsys: pytest.CaptureFixture[str]):
     """Epochs, decoding and solvers are timed; ratios are those of the lines; tiny runs leave no file."""
     benchmark.run(["--case", "speed", "--smoke"])
-    said = capsys.readouterr().out.splitlines()
-    value = {line[:48].strip(): float(line[48:58]) for line in said}
+    value = values(capsys.readouterr().out)
     pod, plain = (value[f"speed: epoch of 16 runs, {kind}, 64 nodes"] for kind in ("pod", "none"))
     assert value["speed: pod / none, 64 nodes"] == pytest.approx(pod / plain, rel=2e-3)
     assert min(value.values()) > 0 and not no_result.exists()
@@ -46,8 +52,7 @@ def test_full_runs_every_phase(
 
     monkeypatch.setattr(simulgen_vae_full.subprocess, "run", here)
     benchmark.run(["--case", "full", "--smoke", "--threads", "1"])
-    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("full: ")]
-    value = {line[:48].strip(): float(line[48:58]) for line in said if not line.endswith("done")}
+    value = values(capsys.readouterr().out)
     assert value["full: the same in the file"] < 0.7 * value["full: fields"]
     assert 0 < value["full: projection of unseen runs, the worst"] < 0.2
     peaks = [value[f"full: peak memory, {name}"] for name in ("basis", "coefficients", "epochs")]
@@ -64,7 +69,7 @@ def test_cases_keep_each_other(no_result: Path):
     benchmark.save("speed", [benchmark.row("c", 9.0, "s")], 1.0, benchmark.Config(smoke=True), 0)
     stored = json.loads(no_result.read_text())
     assert set(stored) == {"speed", "scale"}
-    assert stored["speed"]["rows"] == [{"what": "a", "value": 1.235, "unit": "s", "at_most": 2.0}]
+    assert stored["speed"]["rows"] == [benchmark.row("a", 1.23456, "s", 2.0)]
 
 
 def test_ratios_of_quality():

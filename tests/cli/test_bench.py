@@ -1,0 +1,107 @@
+"""`make bench` runs every benchmark, goes on after a failure, and its table tells baselines and ratios."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from benchmarks import _table, quality
+from common.demo import Step
+from common.report import Row, save_rows
+from scripts import bench
+from tests.cli.test_printed_commands import arguments_of, ending_after_parse
+from tests.cli.test_scripts import ROOT, call
+
+BENCH = ROOT / "scripts/bench.py"
+
+
+def test_every_benchmark_is_run():
+    """Each file of benchmarks/ with a command, each quality case, and no name twice."""
+    run = {shlex.split(job.command)[0] for job in bench.JOBS}
+    parts = {"facies_gan_peer.py", "simulgen_vae_full.py"}  # of facies_gan.py and simulgen_vae.py
+    files = {file.name for file in (ROOT / "benchmarks").glob("[a-z]*.py")}
+    assert {f"benchmarks/{name}" for name in files - parts} == run
+    cases = {shlex.split(job.command)[-1] for job in bench.JOBS if "quality.py" in job.command}
+    assert cases == set(quality.CASES)
+    assert len({job.name for job in bench.JOBS}) == len(bench.JOBS)
+
+
+@pytest.fixture
+def three(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put three small programs in the place of the benchmarks; return the folder of their logs."""
+    for name, text in {"a": "print('fine')", "b": "raise SystemExit(7)", "c": "print('last')"}.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    jobs = tuple(bench.Job(f"x, {name}", str(tmp_path / f"{name}.py"), 0.1) for name in "abc")
+    monkeypatch.setattr(bench, "JOBS", jobs)
+    monkeypatch.setattr(bench, "write_table", lambda: 0)
+    return tmp_path / "logs"
+
+
+def test_a_failure_does_not_stop_the_others(three: Path, capsys: pytest.CaptureFixture):
+    """The failed one is named, logs hold what was printed, --resume repeats only that one."""
+    assert bench.run(["--out", str(three)]) == 1
+    said = capsys.readouterr()
+    assert "x, b, " in said.out and "FAILED with exit code 7" in said.out and "failed: x, b" in said.err
+    assert (three / "x_a.log").read_text() == "fine\n" and (three / "x_c.log").read_text() == "last\n"
+    (three.parent / "b.py").write_text("print('mended')")
+    assert bench.run(["--out", str(three), "--resume"]) == 0
+    assert "1 of 1: x, b" in capsys.readouterr().out
+    assert set(json.loads((three / "done.json").read_text())) == {"x, a", "x, b", "x, c"}
+
+
+def test_names_and_bad_flags(three: Path, capsys: pytest.CaptureFixture):
+    """--only takes beginnings of names; what fits none is an error of one line."""
+    assert bench.run(["--out", str(three), "--only", "x, a", "x, c", "--dry_run"]) == 0
+    assert [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()] == ["x, a", "x, c"]
+    for flags, message in ((["--only", "y"], "--only y"), (["--jobs", "0"], "--jobs 0")):
+        code, said = call(BENCH, flags, three.parent)
+        assert code == 2 and message in said
+
+
+def test_rows_of_an_evaluation():
+    """A row keeps its best baseline and its ratio; limits are of the value or of the best baseline."""
+    case = quality.CASES["voxel_ode"]
+    found = Row(
+        "voxel_ode", "pressure RMSE of the rollout", "bar", "lower", 1.0, {"copy": 4.0, "ridge1": 2.0}
+    )
+    line = quality.line_of(found, case)
+    assert line["baseline"] == "ridge1" and line["ratio"] == 0.5 and line["at_most"] == pytest.approx(1.3)
+    assert _table.wanted(line) == ("at most 1.3", "met")
+    table = _table.table("t", "c", {"rows": [line, _table.row("bare", float("nan"), "s")]})
+    assert "| pressure RMSE of the rollout | 1 | bar | ridge1 | 0.5 | at most 1.3 | met |" in table
+    assert "| bare | - | s |  |  |  |  |" in table
+
+
+COMMANDS = [(name, line) for name, case in quality.CASES.items() for line in case.commands]
+
+
+@pytest.mark.parametrize(("name", "line"), COMMANDS, ids=[f"{n}-{c.split()[0]}" for n, c in COMMANDS])
+def test_commands_parse(name: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each command of a quality case names a script, flags and values that exist."""
+    ending_after_parse(monkeypatch)
+    script, arguments = arguments_of("scripts/" + line.format(work=tmp_path, data=tmp_path))
+    code, said = call(script, arguments, tmp_path)
+    assert code == 2 and "it parses" in said, f"{name}: {said}"
+
+
+def test_a_case_is_run_and_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    """Its rows are stored with its commands; a case whose files are absent is left out."""
+
+    def run_step(step: Step) -> float:
+        save_rows(step.flags[-1], [Row("p", "m", "s", "lower", 1.0, {"b": 2.0})])
+        return 0.0
+
+    monkeypatch.setattr(quality, "run_step", run_step)
+    cases = {"one": quality.Case(("p/a.py --out {work}/r.json",), 1, results="r.json")}
+    cases["two"] = quality.Case((), 1, needs=("absent",))
+    monkeypatch.setattr(quality, "CASES", cases)
+    quality.run(["--result", str(tmp_path / "q.json"), "--real_data", str(tmp_path)])
+    stored = json.loads((tmp_path / "q.json").read_text())
+    assert set(stored) == {"one"} and stored["one"]["rows"][0]["ratio"] == 0.5
+    assert stored["one"]["command"] == "python scripts/p/a.py --out out/r.json"
+    assert "two: left out" in capsys.readouterr().out
