@@ -14,7 +14,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,17 +106,32 @@ def shown(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def section(path: Path) -> list[str]:
-    """Return the lines of one benchmark's tables."""
+def results_of(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield (title, command, result) of each result in a file."""
     found = json.loads(path.read_text(encoding="utf-8"))
     command = f"python benchmarks/{path.stem}.py"
     if "rows" in found:
-        return table(path.stem, command, found)
-    return [
-        line
-        for n, result in found.items()
-        for line in table(f"{path.stem}: {n}", result.get("command", f"{command} --case {n}"), result)
+        yield path.stem, command, found
+        return
+    for name, result in found.items():
+        yield f"{path.stem}: {name}", result.get("command", f"{command} --case {name}"), result
+
+
+def overview(results: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[str]:
+    """Return how many figures reach what is wanted, and those that do not."""
+    verdicts = [
+        (title, line, *wanted(line))
+        for title, _, result in results
+        for line in result["rows"]
+        if wanted(line)[1]
     ]
+    met = sum(verdict == "met" for *_, verdict in verdicts)
+    lines = [f"{met} of {len(verdicts)} figures reach what is wanted. The others:", ""]
+    lines += ["| benchmark | what | value | wanted |", "|---|---|---:|---|"]
+    for title, line, target, verdict in verdicts:
+        if verdict == "missed":
+            lines.append(f"| {title} | {line['what']} | {shown(line['value'])} {line['unit']} | {target} |")
+    return [*lines, ""]
 
 
 def table(title: str, command: str, result: Mapping[str, Any]) -> list[str]:
@@ -137,14 +152,11 @@ def table(title: str, command: str, result: Mapping[str, Any]) -> list[str]:
 def main() -> int:
     """Write the table."""
     paths = [path for path in sorted(RESULTS.glob("*.json")) if path.stem != "reliability"]
-    lines = [
-        "# Measured speed, memory and quality",
-        "",
-        "`make bench` measures all and writes this page.",
-        "",
-    ]
-    for path in paths:
-        lines += section(path)
+    results = [found for path in paths for found in results_of(path)]
+    lines = ["# Measured speed, memory and quality", ""]
+    lines += ["`make bench` measures all and writes this page.", "", *overview(results)]
+    for found in results:
+        lines += table(*found)
     write_text(RESULTS / "README.md", "\n".join(lines).rstrip() + "\n")
     print(f"{len(paths)} benchmarks in {RESULTS / 'README.md'}")
     return 0
