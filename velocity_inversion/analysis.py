@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,38 @@ BINS = 30
 SHOWN = 5
 
 
+@dataclass
+class _Amplitudes:
+    """Sums over the values of all gathers."""
+
+    total: float = 0.0
+    square: float = 0.0
+    count: int = 0
+    low: float = np.inf
+    high: float = -np.inf
+
+    def add(self, values: np.ndarray) -> None:
+        """Count one sample in."""
+        self.total += values.sum()
+        self.square += (values**2).sum()
+        self.count += values.size
+        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+
+    def summary(self) -> dict[str, float | None]:
+        """Return range, mean and standard deviation."""
+        mean = self.total / max(self.count, 1)
+        spread = float(np.sqrt(max(self.square / max(self.count, 1) - mean**2, 0.0)))
+        low, high = (self.low, self.high) if self.count else (None, None)
+        return {"min": low, "max": high, "mean": mean, "std": spread}
+
+
 def analyze(source: Source, out: Path) -> dict[str, Any]:
     """Look at every sample; write analysis.json and a figure, print a summary, return all of it.
 
     Samples that cannot be read are listed with their message instead of ending the analysis.
     """
     survey = source.survey
-    total, square, low, high, count, bad_values = 0.0, 0.0, np.inf, -np.inf, 0, 0
+    amplitudes, bad_values = _Amplitudes(), 0
     spectrum = np.zeros(survey.num_samples // 2 + 1)
     histogram, edges = np.zeros(BINS, dtype=np.int64), np.linspace(*survey.v_bounds_km_s, BINS + 1)
     problems: list[str] = []
@@ -37,13 +63,11 @@ def analyze(source: Source, out: Path) -> dict[str, Any]:
             problems.append(str(error))
             continue
         values = gathers.astype(np.float64)
-        total, square, count = total + values.sum(), square + (values**2).sum(), count + values.size
-        low, high = min(low, float(values.min())), max(high, float(values.max()))
+        amplitudes.add(values)
         spectrum += np.abs(np.fft.rfft(values, axis=1)).mean((0, 2))
     for path in source.gather_files():
         array = open_array(path, 4 if survey.layout == "openfwi" else 2)
         bad_values += sum(int((~np.isfinite(part)).sum()) for part in array)
-    mean = total / max(count, 1)
     frequency = np.fft.rfftfreq(survey.num_samples, survey.dt_s)
     found: dict[str, Any] = {
         "samples": len(source),
@@ -55,13 +79,7 @@ def analyze(source: Source, out: Path) -> dict[str, Any]:
         "dtypes": sorted({str(open_array(p, _axes(source)).dtype) for p in source.gather_files()}),
         "has_truth": source.has_truth,
         "families": {name: source.families.count(name) for name in sorted(set(source.families))},
-        "gathers": {
-            "min": low if count else None,
-            "max": high if count else None,
-            "mean": mean,
-            "std": float(np.sqrt(max(square / max(count, 1) - mean**2, 0.0))),
-            "nan_or_infinite": bad_values,
-        },
+        "gathers": {**amplitudes.summary(), "nan_or_infinite": bad_values},
         "peak_of_spectrum_hz": float(frequency[spectrum.argmax()]),
         "velocity_histogram": {"edges_km_s": edges.tolist(), "cells": histogram.tolist()},
         "problems": problems,

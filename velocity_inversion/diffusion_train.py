@@ -28,7 +28,7 @@ from velocity_inversion.denoiser import Denoiser
 from velocity_inversion.diffusion import CHANNELS, Conditions, denoise, loss_weight
 from velocity_inversion.ensemble import Ensemble, load_ensemble, require_survey
 from velocity_inversion.first_stage import CorrectionDataset, FirstStage, Flipped, first_stage, on_work_grid
-from velocity_inversion.member import PACKAGE
+from velocity_inversion.member import PACKAGE, options_of_part
 from velocity_inversion.model import parameter_count, work_grid
 
 DIFFUSION_FILE = "diffusion.pth"
@@ -155,17 +155,14 @@ def train_diffusion(
     ensemble = load_ensemble(model_path)
     require_survey(ensemble, data.survey, config.train_data_path)
     out = options.out / "diffusion"
-    seed = options.seed + SEED_OFFSET
-    train, valid, rms = corrections(ensemble, data, device, seed)
-    resume = options.resume if (out / "checkpoints").is_dir() else ""
-    own = replace(options, seed=seed, out=out, resume=resume)
-    own = replace(own, overwrite=options.overwrite or bool(options.resume and not resume))
+    own = options_of_part(options, out, options.seed + SEED_OFFSET)
+    train, valid, rms = corrections(ensemble, data, device, own.seed)
     guard = Guard(device, options.on_nonfinite)
-    devices.seed_global(seed, distributed.rank())
+    devices.seed_global(own.seed, distributed.rank())
     precision = resolve_precision(options.precision, device)
 
     def batches(first: int, stop: int) -> Iterable[Any]:
-        sampler = StepSampler(len(train), config.batch_size, seed, first, stop)  # type: ignore[arg-type]
+        sampler = StepSampler(len(train), config.batch_size, own.seed, first, stop)  # type: ignore[arg-type]
         return train_loader(train, sampler, num_workers=options.num_workers)
 
     total = config.diffusion_steps

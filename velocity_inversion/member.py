@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from common.device import Precision
 from common.guard import Guard
 from common.muon import Muon
 from common.optim import Ema, Updater, UpdateTask, adamw, warm_restarts, warmup_cosine
+from common.run import TrainOptions
 from velocity_inversion.config import TrainConfig
 from velocity_inversion.criterion import VelocityInversionLoss
 from velocity_inversion.dataset import Preprocessing, collate
@@ -260,3 +261,10 @@ def steps_within(
     each = sorted(b - a for a, b in zip(marks[1:], marks[2:], strict=False))
     middle = each[len(each) // 2]
     return distributed.broadcast_object(max(1, round(budget_cpu_s / max(middle, 1e-6))))
+
+
+def options_of_part(options: TrainOptions, out: Path, seed: int) -> TrainOptions:
+    """Return the options of one part of a run in its own folder, which resumes if it has begun there."""
+    resume = options.resume if (out / "checkpoints").is_dir() else ""
+    overwrite = options.overwrite or bool(options.resume and not resume)
+    return replace(options, seed=seed, out=out, resume=resume, overwrite=overwrite)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from velocity_inversion.member import (
     MemberTask,
     Statistics,
     fit_statistics,
+    options_of_part,
     preprocessing_of,
     steps_within,
 )
@@ -221,65 +222,54 @@ def train_member(
     config = config.variant(k)
     if config.model == "inversionnet" and (notice := resampling_notice(data.survey)):
         get_logger().warning(notice)
-    resume = options.resume if (out / "checkpoints").is_dir() else ""
-    seed = options.seed + MEMBER_SEED * k
-    devices.seed_global(seed, distributed.rank())
-    own = replace(options, seed=seed, out=out, resume=resume)
-    own = replace(own, overwrite=options.overwrite or bool(options.resume and not resume))
+    own = options_of_part(options, out, options.seed + MEMBER_SEED * k)
+    devices.seed_global(own.seed, distributed.rank())
     guard = Guard(device, options.on_nonfinite)
     precision = resolve_precision(options.precision, device)
     batch = config.batch_size
     per_epoch = max(1, steps_of(1, len(data.train), batch * distributed.world_size()))
 
     def batches(first: int, stop: int) -> Iterable[Any]:
-        sampler = StepSampler(len(data.train), batch, seed, first, stop)
-        return train_loader(
-            data.train,
-            sampler,
-            num_workers=options.num_workers,
-            collate=collate,
-            pin_memory=devices.is_cuda(device),
-        )
+        sampler = StepSampler(len(data.train), batch, own.seed, first, stop)
+        workers, pinned = options.num_workers, devices.is_cuda(device)
+        return train_loader(data.train, sampler, num_workers=workers, collate=collate, pin_memory=pinned)
 
     def make(total: int) -> MemberTask:
-        return MemberTask(
-            config,
-            data.survey,
-            data.statistics,
-            data.select,
-            guard,
-            precision,
-            total,
-            per_epoch,
-            compiled=options.compile,
-            figures_dir=out / "figures",
-        )
+        given = config, data.survey, data.statistics, data.select, guard, precision, total, per_epoch
+        return MemberTask(*given, compiled=options.compile, figures_dir=out / "figures")
 
     with RunFolder(out, package="velocity_inversion", config=config, options=own, origins=origins) as folder:
-        budget = out / "steps.json"
         total = steps_of(config.num_epochs, len(data.train), batch * distributed.world_size())
         total = min(total, config.max_steps) if config.max_steps else total
         if config.max_cpu_s:
-            if not (resume and budget.exists()):
-                total = min(total, steps_within(lambda: make(total), batches, config.max_cpu_s))
-                devices.seed_global(seed, distributed.rank())
-                if distributed.is_main():
-                    write_json(budget, {"total_steps": total, "max_cpu_s": config.max_cpu_s})
-            else:
-                total = int(json.loads(budget.read_text(encoding="utf-8"))["total_steps"])
+            total = _steps_of_budget(total, make, batches, config.max_cpu_s, own)
         task = make(total)
         name = "InversionNet" if config.model == "inversionnet" else "member"
         get_logger().info(f"{name} {k}: {parameter_count(task.member):,} parameters, {total} steps")
-        cadence = Cadence(
-            eval_every=min(max(per_epoch, total // 20), total),
-            save_every=min(max(per_epoch, total // 20), total),
-            steps_per_epoch=per_epoch,
-            best_metric="valid_mape",
-        )
+        every = min(max(per_epoch, total // 20), total)
+        cadence = Cadence(every, every, steps_per_epoch=per_epoch, best_metric="valid_mape")
         started = time.process_time()
         result = loop.train(task, [Phase("train", total, batches)], folder, own, cadence, guard)
         get_logger().info(f"member {k}: {time.process_time() - started:.0f} CPU s, best MAPE {result.best}")
         return result
+
+
+def _steps_of_budget(
+    most: int,
+    make: Callable[[int], MemberTask],
+    batches: Callable[[int, int], Iterable[Any]],
+    budget_cpu_s: float,
+    own: TrainOptions,
+) -> int:
+    """Return the steps, at most `most`, that fit the budget; a resumed member keeps those of its file."""
+    path = own.out / "steps.json"
+    if own.resume and path.exists():
+        return int(json.loads(path.read_text(encoding="utf-8"))["total_steps"])
+    total = min(most, steps_within(partial(make, most), batches, budget_cpu_s))
+    devices.seed_global(own.seed, distributed.rank())
+    if distributed.is_main():
+        write_json(path, {"total_steps": total, "max_cpu_s": budget_cpu_s})
+    return total
 
 
 def _finished(out: Path) -> bool:
