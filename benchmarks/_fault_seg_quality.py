@@ -205,8 +205,8 @@ def measured_rows(name: str, scores: Mapping[str, Mapping[str, float | None]]) -
         rows.append(row(f"short: {name}: {title}", value, unit, **limits))
         rows.append(row(f"short: {rival}: {title}", base, unit))
         limits = {"least": 0.0} if more else {"most": 0.0}
-        compared = {"baseline": rival, "ratio": value / base}
-        rows.append(row(f"short: {name} - {rival}: {title}", value - base, unit, **limits, **compared))
+        what = f"short: {name} - {rival}: {title}"
+        rows.append(row(what, value - base, unit, baseline=rival, ratio=value / base, **limits))
         if key == "dhr_psnr_db":
             rows[-1]["at_least"] = DHR_GAIN_DB
     return rows
@@ -258,9 +258,8 @@ def rows_of_curves(
             if not name.startswith("unet"):
                 for key, title in CURVES.items():
                     ours, best = points[name][i][key], max(found[i][key] for found in rivals)
-                    compared = {"baseline": "unet", "ratio": ours / best}
-                    what = f"curves: {name} - unet, {mark:g} CPU s: {title}"
-                    rows.append(row(what, ours - best, "-", least=0.0, **compared))
+                    what, ratio = f"curves: {name} - unet, {mark:g} CPU s: {title}", ours / best
+                    rows.append(row(what, ours - best, "-", least=0.0, baseline="unet", ratio=ratio))
     return rows
 
 

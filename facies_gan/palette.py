@@ -40,8 +40,8 @@ class Palette:
 
     def __post_init__(self) -> None:
         """Bring the arrays into their types and check them."""
-        colors = np.ascontiguousarray(self.colors, dtype=np.uint8).reshape(-1, 3)
-        codes = np.asarray(self.codes, dtype=np.int64).reshape(-1)
+        colors = _integers(self.colors, 0, 255, "colours").astype(np.uint8).reshape(-1, 3)
+        codes = _integers(self.codes, -(2**63), 2**63 - 1, "codes")
         object.__setattr__(self, "colors", colors)
         object.__setattr__(self, "codes", codes)
         object.__setattr__(self, "names", tuple(str(name) for name in self.names))
@@ -301,3 +301,12 @@ def write_palette(path: str | Path, palette: Palette) -> None:
     """Write `palette.json`."""
     rows = zip(palette.codes.tolist(), palette.names, palette.colors.tolist(), strict=True)
     write_json(path, [{"code": code, "name": name, "rgb": rgb} for code, name, rgb in rows])
+
+
+
+def _integers(values: np.ndarray, least: int, most: int, what: str) -> np.ndarray:
+    """Return values as int64; a cast alone would turn 1e308, 1.5 or 2^63 into others."""
+    found = np.asarray(values).reshape(-1)
+    if not all(value == value // 1 and least <= value <= most for value in found.tolist()):
+        raise ValueError(f"{what} {found.tolist()[:MAX_FACIES]}, expected integers of {least} to {most}")
+    return found.astype(np.int64)

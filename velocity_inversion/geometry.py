@@ -94,9 +94,10 @@ class Survey:
         ):
             if value not in allowed:
                 raise ValueError(f"{name} {value!r}, expected one of {', '.join(allowed)}")
-        if min(self.dt_s, self.dx_m, self.dz_m, self.wavelet.peak_hz) <= 0 or self.num_samples < 2:
-            raise ValueError("dt_s, dx_m, dz_m, peak_hz and num_samples must be positive")
-        if not 0 < self.v_bounds_km_s[0] < self.v_bounds_km_s[1]:
+        steps = self.dt_s, self.dx_m, self.dz_m, self.wavelet.peak_hz
+        if not all(0 < step < math.inf for step in steps) or self.num_samples < 2:
+            raise ValueError("dt_s, dx_m, dz_m, peak_hz and num_samples must be positive and finite")
+        if not 0 < self.v_bounds_km_s[0] < self.v_bounds_km_s[1] < math.inf:
             raise ValueError(f"v_bounds_km_s {self.v_bounds_km_s}, expected 0 < lowest < highest")
         if not self.source_xz or len(self.receiver_xz) != len(self.source_xz):
             raise ValueError(

@@ -19,6 +19,7 @@ from facies_gan.geometry import GridGeometry
 from facies_gan.gslib import write_grid
 from facies_gan.images import read_rgb, write_label_png, write_png
 from facies_gan.palette import Palette, read_palette, write_palette
+from facies_gan.seismic_files import read_seismic_file
 from facies_gan.well_files import write_hard_data
 from facies_gan.wells import WellSet
 from tests.facies_gan.cases_data import COLORS4, options, random_labels, write_root
@@ -195,6 +196,41 @@ def test_image_settings(tmp_path: Path):
     assert read_rgb(tmp_path / "c.png", channels=4)[1] is not None
 
 
+def test_values_beyond_the_range_are_refused(tmp_path: Path):
+    """Values above full brightness would become one facies: refused with pixel and value, then stretched."""
+    deep = np.zeros((16, 20), dtype=np.uint16)
+    deep[:, 10:], deep[8:] = 20000, 65535
+    Image.fromarray(deep).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"pixel row 0 col 10 has value 20000.*0 to 255.*--img_color_range"):
+        read_training_data(options(training_image=tmp_path / "a.png"))
+    flags = {"training_image": tmp_path / "a.png", "img_color_range": (0.0, 65535.0)}
+    assert read_training_data(options(**flags)).num_classes == 3
+    rgba = np.zeros((4, 4, 4), dtype=np.uint8)
+    rgba[0, 0] = 255, 255, 255, 0  # transparent: it may hold anything
+    write_png(tmp_path / "t.png", rgba)
+    assert read_rgb(tmp_path / "t.png", value_range=(0, 1))[1] is not None
+
+
+def test_seismic_images_of_every_mode(tmp_path: Path):
+    """A colour table, transparency and 16 bits are read as values, not as indices."""
+    values = np.arange(0, 240, 12, dtype=np.uint8).reshape(4, 5)
+    grey = Image.fromarray(values)
+    table = grey.convert("P", palette=Image.Palette.ADAPTIVE)  # its indices are in no order of brightness
+    for name, image in (
+        ("L", grey),
+        ("P", table),
+        ("LA", grey.convert("LA")),
+        ("RGBA", grey.convert("RGBA")),
+    ):
+        image.save(tmp_path / f"{name}.png")
+        found = read_seismic_file(tmp_path / f"{name}.png")
+        assert found.shape == (1, 4, 5) and (found[0] == values).all(), name
+    Image.fromarray(values.astype(np.uint16) * 200).save(tmp_path / "deep.png")
+    assert (read_seismic_file(tmp_path / "deep.png")[0] == values * 200.0).all()
+    grey.point(lambda v: 255 * (v > 100)).convert("1").save(tmp_path / "bits.png")
+    assert set(np.unique(read_seismic_file(tmp_path / "bits.png"))) == {0, 255}
+
+
 def test_palette_png_round_trip(tmp_path: Path):
     """A written label image shows exactly the palette's colours."""
     palette, labels = Palette.from_colors(COLORS4), random_labels()
@@ -348,3 +384,12 @@ def test_codes_beyond_an_integer(tmp_path: Path):
     (tmp_path / "palette.json").write_text(json.dumps(rows))
     with pytest.raises(DataError, match=r"palette\.json: .*give every facies its own code"):
         read_palette(tmp_path / "palette.json")
+
+
+@pytest.mark.parametrize("value", [1e308, 1.5, 2**63, float("nan")], ids=str)
+def test_codes_that_a_cast_would_change(value: float):
+    """They are refused, not stored as another integer; so are colours beyond 255."""
+    with pytest.raises(ValueError, match="codes .*expected integers"):
+        Palette(COLORS4, np.array([0, value, 2, 3]), ("a", "b", "c", "d"))
+    with pytest.raises(ValueError, match="colours .*expected integers of 0 to 255"):
+        Palette(COLORS4.astype(int) + 200, np.arange(4), ("a", "b", "c", "d"))
