@@ -15,7 +15,7 @@ import re
 import resource
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +196,8 @@ def make_folder(folder: str | Path) -> Path:
 def require_writable(folder: str | Path) -> Path:
     """Create `folder` when missing, and prove by writing that files can be made in it.
 
+    What killed processes left in it and in its folders is removed: who asks is about to write there.
+
     Raises:
         UserError: nothing can be written there.
     """
@@ -206,13 +208,19 @@ def require_writable(folder: str | Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from error
+    for pattern in (".*.part", "*/.*.part"):  # not deeper: a user's folder may hold much else
+        _remove_stale(folder.glob(pattern))
     return folder
 
 
 def remove_stale_temporaries(folder: str | Path) -> list[Path]:
     """Delete what `atomic_path` left below `folder` when its process was killed; return what was deleted."""
+    return _remove_stale(Path(folder).rglob(".*.part"))
+
+
+def _remove_stale(found: Iterable[Path]) -> list[Path]:
     removed = []
-    for path in sorted(Path(folder).rglob(".*.part")):
+    for path in sorted(found):
         match = _TEMPORARY.match(path.name)
         if match and match["host"] == _HOST and not _alive(int(match["pid"])):
             with contextlib.suppress(OSError):

@@ -19,6 +19,8 @@ from common.files import read_json
 
 FORMAT = "strata-shots-1"
 FILE_NAME = "geometry.json"
+MOST = 1e6  # of a step, s, m or Hz: what lies above is damage
+FASTEST_KM_S = 100.0
 LAYOUTS = ("openfwi", "folders")
 AXES = ("zx", "xz")
 UNITS = ("m/s", "km/s")
@@ -95,10 +97,14 @@ class Survey:
             if value not in allowed:
                 raise ValueError(f"{name} {value!r}, expected one of {', '.join(allowed)}")
         steps = self.dt_s, self.dx_m, self.dz_m, self.wavelet.peak_hz
-        if not all(0 < step < math.inf for step in steps) or self.num_samples < 2:
+        if not all(0 < step < MOST for step in steps) or self.num_samples < 2:
             raise ValueError("dt_s, dx_m, dz_m, peak_hz and num_samples must be positive and finite")
-        if not 0 < self.v_bounds_km_s[0] < self.v_bounds_km_s[1] < math.inf:
-            raise ValueError(f"v_bounds_km_s {self.v_bounds_km_s}, expected 0 < lowest < highest")
+        if not max(abs(self.wavelet.peak_s), abs(self.wavelet.scale), abs(self.wavelet.delay_samples)) < MOST:
+            raise ValueError("wavelet: peak_s, scale and delay_samples must be finite")
+        if not 0 < self.v_bounds_km_s[0] < self.v_bounds_km_s[1] < FASTEST_KM_S:
+            raise ValueError(
+                f"v_bounds_km_s {self.v_bounds_km_s}, expected 0 < lowest < highest < {FASTEST_KM_S:g}"
+            )
         if not self.source_xz or len(self.receiver_xz) != len(self.source_xz):
             raise ValueError(
                 f"{len(self.source_xz)} sources, receivers of {len(self.receiver_xz)} shots; expected as many"

@@ -276,8 +276,9 @@ def _read_npz(path: Path) -> tuple[PatchIndex, str]:
 
 def _column(values: np.ndarray, name: str, kind: Any, path: Path) -> np.ndarray:
     """Return a stored column in its type; a complex or text one is damage."""
-    if values.dtype.kind not in "iufb":
-        raise DataError(f"{path}: {name} is {values.dtype}, expected numbers; run prep_data.py again")
+    if values.dtype.kind not in "iufb" or values.ndim != (2 if name == "box" else 1):
+        found = f"{values.dtype} of {values.ndim} dimensions"
+        raise DataError(f"{path}: {name} is {found}, expected a column of numbers; run prep_data.py again")
     with np.errstate(invalid="ignore", over="ignore"):  # what does not fit is found by the checks that follow
         return values.astype(kind, copy=False)
 

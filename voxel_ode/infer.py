@@ -15,6 +15,7 @@ import numpy as np
 from common import device as devices
 from common import distributed
 from common.errors import DataError, UserError
+from common.files import require_writable
 from common.log import get_logger
 from common.run import MachineOptions, machine
 from voxel_ode.config_tools import GIB, Placement, RolloutConfig
@@ -119,6 +120,8 @@ def infer(
         groups = list(_groups(sims, config))
         if options.dry_run:
             return [_dry_run(config, models, [sims[i] for i in group], init) for group in groups]
+        for folder in {target.parent for target in targets}:
+            require_writable(folder)
         done = []
         for g in distributed.shard(len(groups)):
             members = [sims[i] for i in groups[g]]
