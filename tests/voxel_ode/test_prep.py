@@ -343,6 +343,9 @@ def test_bad_index_boxes_and_arrays_are_named(tmp_path: Path):
     np.savez(npz, **{**columns, "activity": columns["activity"] + 1j})
     with pytest.raises(DataError, match=r"index_train\.npz: activity is complex"):
         read_index(root / "index_train", root)
+    np.savez(npz, **{**columns, "sim": np.int32(0)})
+    with pytest.raises(DataError, match=r"index_train\.npz: sim is int32 of 0 dimensions"):
+        read_index(root / "index_train", root)
     npz.write_bytes(npz.read_bytes()[:200])
     with pytest.raises(DataError, match=r"index_train\.npz"):
         read_index(root / "index_train", root)
