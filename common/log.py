@@ -54,6 +54,9 @@ def _on_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
+MOST_SAID = 12  # values in a line of the log; metrics.jsonl and TensorBoard have all
+
+
 class RunLog:
     """The records of one run.
 
@@ -128,7 +131,7 @@ class RunLog:
             self._say(step, values)
 
     def _say(self, step: int, values: dict[str, float]) -> None:
-        text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        text = "  ".join(f"{name} {value:.4g}" for name, value in _of_a_line(values).items())
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(step - self._bar.n)
@@ -154,6 +157,16 @@ class RunLog:
         if self._file_handler is not None:
             self.logger.removeHandler(self._file_handler)
             self._file_handler.close()
+
+
+def _of_a_line(values: dict[str, float]) -> dict[str, float]:
+    """Return what one line can say of many values: the means of parts (Mean/name) and what has no group."""
+    if len(values) <= MOST_SAID:
+        return values
+    said = {
+        name.removeprefix("Mean/"): v for name, v in values.items() if "/" not in name.removeprefix("Mean/")
+    }
+    return dict(list((said or values).items())[:MOST_SAID])
 
 
 def _finite(values: dict[str, float]) -> dict[str, float | None]:

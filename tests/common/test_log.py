@@ -66,6 +66,20 @@ def test_plain_lines_without_a_terminal(tmp_path: Path):
         assert "18 steps on 1 rank(s), cpu" in text
 
 
+def test_a_line_says_the_means_of_many_parts(tmp_path: Path):
+    """Of fifty values a line has the means; metrics.jsonl has all; few values are said as they are."""
+    parts = {f"Scale_{k}/{name}": 1.0 for k in range(12) for name in ("D_Total", "G_Total")}
+    log = RunLog(tmp_path, total_steps=9)
+    log.metrics(1, {"Mean/D_Total": 0.5, **parts, "lr": 0.25})
+    log.metrics(2, {"Scale_0/D_Total": 0.75})
+    log.metrics(3, {f"part/{i}": 2.0 for i in range(20)})
+    log.close()
+    first, second, third = (tmp_path / "log.txt").read_text().splitlines()
+    assert "step 1/9  D_Total 0.5  lr 0.25  " in first and "Scale_" not in first
+    assert "Scale_0/D_Total 0.75" in second and third.count("part/") == 12
+    assert [len(r) for r in records(tmp_path)] == [27, 2, 21]
+
+
 def test_a_bar_on_a_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
