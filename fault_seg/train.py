@@ -194,10 +194,6 @@ class FaultTask(UpdateTask):
             scores.setdefault(best_metric(self.train_config), math.nan)
         return scores
 
-    def _valid_scores(self, network: nn.Module, item: dict[str, Any]) -> dict[str, float]:
-        """Return losses and scores of one whole held-out cube."""
-        return self._scores_of(network, [item])[0]
-
     def _scores_of(self, network: nn.Module, items: Sequence[dict[str, Any]]) -> list[dict[str, float]]:
         """Return the losses and scores of each of some whole held-out cubes, which go through together."""
         names = [name for name in items[0] if name != "source"]

@@ -78,7 +78,7 @@ def overfitted(steps: int) -> tuple[float, float]:
             task.step(batch, step)
         task.network.eval()
         with torch.no_grad():
-            scores = task._valid_scores(task.network, item)
+            scores = task._scores_of(task.network, [item])[0]
             logit = task.network(batch["image"])["fault_logit"]
     found = (logit[0, 0] > 0).numpy()
     return dice(found, item["fsem"][0].numpy() > 0.5), scores["valid_angle_median_deg"]
