@@ -104,7 +104,9 @@ class TrainConfig:
             "num_epochs",
             "num_models",
             "embed_dim",
+            "num_heads",
             "num_layers",
+            "stem",
             *_DIFFUSION,
         ):
             if getattr(self, name) < 1:

@@ -131,6 +131,8 @@ def test_from_sections_to_sections(tmp_path: Path):
         ("prep_data", "--data_path data/vel/train --bandpass_high_hz 900 --out o", 2, "Nyquist"),
         ("train", "--train_data_path absent --out o", 3, "absent: no such folder"),
         ("train", "--train_data_path data/vel/train --embed_dim 30 --out o", 2, "--num_heads 4: expected a"),
+        ("train", "--train_data_path data/vel/train --stem 0 --out o", 2, "--stem 0: expected 1 or more"),
+        ("train", "--train_data_path data/vel/train --num_heads 0 --out o", 2, "--num_heads 0: expected 1"),
         ("train", "--train_data_path data/vel/train --stage diffusion --out o", 2, "no such ensemble"),
         ("infer", f"--model_path {M}", 2, "--test_data_path"),
         ("infer", f"--model_path absent.pth {TEST}", 3, "absent.pth"),
