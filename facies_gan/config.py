@@ -8,6 +8,7 @@ from pathlib import Path
 from common.cli import option
 from common.run import TrainOptions
 from facies_gan.canvas import MODES
+from facies_gan.grid_files import require_useful_flags
 
 PACKAGE = "facies_gan"
 DEFAULT_WELL_WEIGHT = 10.0
@@ -112,7 +113,10 @@ class TrainingOptions:
             if getattr(self, name) < least:
                 raise ValueError(f"--{name} {getattr(self, name)}: expected {least} or more")
         if self.min_size > self.max_size:
-            raise ValueError(f"--min_size {self.min_size} is above --max_size {self.max_size}; lower it")
+            least = _LEAST["min_size"]
+            raise ValueError(
+                f"--min_size {self.min_size} is above --max_size {self.max_size}; use --min_size {least}"
+            )
         if self.start_scale > self.stop_scale:
             raise ValueError(
                 f"--start_scale {self.start_scale} is above --stop_scale {self.stop_scale}; lower it"
@@ -135,6 +139,11 @@ class TrainingOptions:
         for name, count in (("grid_dims", 3), ("well_background", 3)):
             if len(getattr(self, name)) not in (0, count):
                 raise ValueError(f"--{name}: {len(getattr(self, name))} numbers, expected {count}")
+        if self.img_color_range[0] >= self.img_color_range[1]:
+            raise ValueError(
+                f"--img_color_range {self.img_color_range}: expected black below full brightness"
+            )
+        require_useful_flags(self)
         for name, least in _GROUP_LEAST.items():
             if any(value < least for value in getattr(self, name)):
                 raise ValueError(f"--{name}: expected {least:g} or more for every group")

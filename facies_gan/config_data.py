@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.cli import option
+from facies_gan.grid_files import require_useful_flags
 from facies_gan.interpolators import INTERPOLATORS
 from facies_gan.synthetic import KINDS, MOST_FACIES
 
@@ -93,5 +94,7 @@ class PrepConfig:
             raise ValueError(
                 f"--img_color_range {self.img_color_range}: expected black below full brightness"
             )
-        if self.fit_steps < 1:
-            raise ValueError(f"--fit_steps {self.fit_steps}: expected 1 or more")
+        for name, least in (("fit_steps", 1), ("num_train_pyramids", 0), ("stop_scale", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"--{name} {getattr(self, name)}: expected {least} or more")
+        require_useful_flags(self)

@@ -16,7 +16,7 @@ from common.log import get_logger
 from common.noise import numpy_stream
 from common.normalization import ZScore
 from facies_gan.geometry import GridGeometry
-from facies_gan.grid_files import grid_geometry, read_any_grid, root_geometry
+from facies_gan.grid_files import IMAGE_SUFFIXES, grid_geometry, read_any_grid, require_slices, root_geometry
 from facies_gan.gslib import Grid, GridHeader
 from facies_gan.images import read_rgb
 from facies_gan.palette import ColorCounter, Palette, read_palette, warn_rare
@@ -25,8 +25,6 @@ from facies_gan.seismic_files import read_seismic, seismic_scaling
 from facies_gan.well_files import place_points, read_hard_data, read_points
 from facies_gan.well_folder import read_wells
 from facies_gan.wells import WellSet
-
-IMAGE_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff", ".jpg", ".jpeg")
 
 
 class DataFiles(enum.Enum):
@@ -64,7 +62,7 @@ class Section:
         seismic: float32 [n_s, H, W], scaled by `SectionSet.seismic_stats`; None without.
         geometry: where its cells lie.
         path: its facies file; None for a slice of a grid.
-        digest: SHA-256 of the file, or of the labels.
+        digest: of what decides the labels, for the cache.
     """
 
     stem: str
@@ -176,13 +174,20 @@ def choose_sections(count: int, wanted: int, seed: int) -> list[int]:
     return sorted(numpy_stream(seed, "sections").permutation(count)[:wanted].tolist())
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _digest(path: Path, images: tuple[int, tuple[float, ...]]) -> str:
+    """Return the SHA-256 of an image file, with how it is read when that is not as usual."""
+    how = "" if images == (3, (0.0, 255.0)) else repr(images)
+    return hashlib.sha256(path.read_bytes() + how.encode()).hexdigest()
+
+
+def _grid_digest(labels: np.ndarray) -> str:
+    """Return the SHA-256 of labels: one grid file holds several, by variable, slice and direction."""
+    return hashlib.sha256(str(labels.shape).encode() + labels.tobytes()).hexdigest()
 
 
 def _image_settings(options: Any) -> tuple[int, tuple[float, ...]]:
     channels = int(getattr(options, "num_img_channels", 3))
-    return channels, tuple(getattr(options, "img_color_range", ()) or (0, 255))
+    return channels, tuple(float(v) for v in getattr(options, "img_color_range", ()) or (0, 255))
 
 
 def _read_folder(
@@ -201,7 +206,7 @@ def _read_folder(
         background = tuple(getattr(options, "well_background", ()) or ())
         known = {path.stem for path in paths}
         folder = DataFiles.WELLS.as_data_path(root)
-        wells = read_wells(folder, labels, palette, geometry, background, known)
+        wells = read_wells(folder, labels, palette, geometry, background, known, images)
     seismic: dict[str, np.ndarray] = {}
     if getattr(options, "use_seismic", False):
         folder = DataFiles.SEISMIC.as_data_path(root)
@@ -215,7 +220,7 @@ def _read_folder(
             stats.apply(seismic[path.stem], channel_axis=0).astype(np.float32) if stats and seismic else None,
             geometry,
             path,
-            _digest(path),
+            _digest(path, images),
         )
         for path in (paths[i] for i in chosen)
     ]
@@ -230,25 +235,26 @@ def facies_files(root: Path) -> list[Path]:
     """
     folder = DataFiles.FACIES.as_data_path(root)
     pattern = DataFiles.FACIES.as_image_file_pattern()
-    paths = sorted(path for path in folder.glob(pattern) if path.is_file())
+    files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    paths = [path for path in files if path.suffix.lower() == pattern.removeprefix("*")]
     if not paths:
-        others = sorted(p.name for p in folder.iterdir())[:3] if folder.is_dir() else []
+        others = [path.name for path in files[:3]]
         found = f"holds {', '.join(others)}" if others else "is empty" if folder.is_dir() else "is missing"
         raise DataError(
             f"{folder}: {found}, expected facies images {pattern}; export sections as PNG, make some with "
             "scripts/facies_gan/make_data.py, or name one with --training_image"
         )
-    others = [p.name for p in sorted(folder.iterdir()) if _is_image(p) and p not in paths]
+    first = {path.stem: path for path in reversed(paths)}
+    for path in paths:
+        if first[path.stem] != path:
+            raise DataError(f"{path}: {first[path.stem].name} has this name too, expected one image a name")
+    others = [p.name for p in files if p.suffix.lower() in IMAGE_SUFFIXES and p not in paths]
     if others:
         get_logger().warning(
             "warning: %s: %d images are no %s and are left out (%s); export them as PNG",
             folder, len(others), pattern, ", ".join(others[:5]),
         )  # fmt: skip
     return paths
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
 
 
 def folder_palette(
@@ -275,17 +281,19 @@ def _read_labels(path: Path, palette: Palette, channels: int, values: tuple[floa
 def _read_single(path: Path, options: Any, seed: int, palette: Palette | None) -> SectionSet:
     """Read one training image, or the chosen sections of a 3-D grid, with hard data."""
     header = None
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        channels, values = _image_settings(options)
+    images = _image_settings(options)
+    is_image = path.suffix.lower() in IMAGE_SUFFIXES
+    if is_image:
         if palette is None:
-            palette = _image_palette(path, channels, values)
-        labels = _read_labels(path, palette, channels, values)
+            palette = _image_palette(path, *images)
+        labels = _read_labels(path, palette, *images)
         flat = Grid(np.zeros((1, *labels.shape), dtype=np.int64), GridHeader())
         parts = [(labels, grid_geometry(flat, options))]
     else:
         grid = read_any_grid(path, options)
         palette = palette or _code_palette(grid, path)
         header = grid.header
+        require_slices(grid, getattr(options, "slice_axis", "y"), path)
         frame = grid_geometry(grid, options)
         parts = [
             (palette.from_codes_to_labels(codes, str(path)), geometry)
@@ -298,10 +306,9 @@ def _read_single(path: Path, options: Any, seed: int, palette: Palette | None) -
     sections = []
     for number in choose_sections(len(parts), int(getattr(options, "num_train_pyramids", 0)), seed):
         (labels, geometry), data = parts[number], wells[number]
-        digest = _digest(path) if one else hashlib.sha256(labels.tobytes()).hexdigest()
+        digest = _digest(path, images) if is_image else _grid_digest(labels)
         stem = path.stem if one else f"{path.stem}_{geometry.slice_axis}{number:03d}"
-        file = path if one and path.suffix.lower() in IMAGE_SUFFIXES else None
-        sections.append(Section(stem, labels, data, None, geometry, file, digest))
+        sections.append(Section(stem, labels, data, None, geometry, path if is_image else None, digest))
     return SectionSet(sections, palette, None, header)
 
 

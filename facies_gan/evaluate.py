@@ -23,6 +23,7 @@ from facies_gan.comparison import PUBLISHED, facies_table, match_table, row_gues
 from facies_gan.config import PACKAGE
 from facies_gan.config_evaluate import EvaluateConfig
 from facies_gan.evaluate_data import Case, read_case, read_realisations
+from facies_gan.evaluate_page import write_page
 from facies_gan.evaluate_report import demo_rows, markdown
 from facies_gan.evaluate_sets import Group, Maker, MethodSet, pasted
 from facies_gan.evaluate_wells import Blending, measure_blending, measure_calibration
@@ -36,7 +37,7 @@ GIVEN, OURS, FREE = "given", "ours", "unconditioned"
 
 
 def evaluate(config: EvaluateConfig, options: MachineOptions, out: Path) -> list[Row]:
-    """Measure realisations; write evaluate.json, evaluate.md, results.json and figures into `out`.
+    """Measure realisations; write evaluate.json, evaluate.md, index.html, results.json, figures into `out`.
 
     Returns:
         The headline measures.
@@ -66,11 +67,13 @@ def evaluate(config: EvaluateConfig, options: MachineOptions, out: Path) -> list
         rows = demo_rows(document, _parameters(simulator))
         if distributed.is_main():
             write_json(out / "evaluate.json", document)
-            write_text(out / "evaluate.md", markdown(document))
+            text = markdown(document)
+            write_text(out / "evaluate.md", text)
             save_rows(out / "results.json", rows)
             if config.figures:
                 report.draw(out / "figures", document)
-            get_logger().info("\n" + markdown(document))
+            write_page(out / "index.html", text, case.palette)
+            get_logger().info(f"\n{text}\n{out / 'index.html'}: the report with its figures")
         return rows
 
 

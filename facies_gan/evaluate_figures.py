@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from facies_gan.comparison import MEASURES
 from facies_gan.evaluate_data import Case
 from facies_gan.evaluate_sets import MethodSet
 from facies_gan.evaluate_wells import Blending
-from facies_gan.pictures import draw_grid, draw_map, in_house_look, mark_wells, panel_size
+from facies_gan.pictures import draw_grid, draw_legend, draw_map, in_house_look, mark_wells, panel_size
+from facies_gan.wells import WellSet
 
 SHOWN, IN_MDS = 6, 20
 
@@ -47,6 +49,7 @@ def draw_realisations(path: Path, case: Case, made: MethodSet) -> None:
         ax.set_visible(False)
     for ax in flat[:panels]:
         ax.label_outer()
+    draw_legend(figure, palette, group.wells)
     save(figure, path)
 
 
@@ -219,6 +222,8 @@ def draw_blending(path: Path, case: Case, blending: Sequence[Blending]) -> None:
             mark_wells(ax, own.wells)
         for ax in row:
             ax.label_outer()
+    marked = [part.sets["ours"].groups[0].wells for part in blending]
+    draw_legend(figure, case.palette, functools.reduce(WellSet.merged, marked))
     save(figure, path)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from common.report import Row, format_number
 from facies_gan.comparison import MEASURES, PUBLISHED, verdict
 
+OF_THE_REFERENCE = ("gamma", "bodies", "euler", "seam_ratio", "isolated")  # what to aim at, besides no error
 HEADLINES = ("proportion", "variogram", "connectivity", "mph2", "mph4", "anodi_within", "cell_accuracy")
 NOTES = (
     "JSD: Jensen-Shannon divergence. half vs half: the reference's one half against its other (of sections "
@@ -29,9 +30,19 @@ def number(value: float | None) -> str:
     return "-" if value is None or not np.isfinite(value) else format_number(value)
 
 
-def score_table(scores: Mapping[str, Mapping[str, float]], band: Mapping[str, float], ours: str) -> str:
-    """Return a row for each measure: ours, the other methods, the reference's band, and ours over it."""
+def score_table(
+    scores: Mapping[str, Mapping[str, float]],
+    band: Mapping[str, float],
+    ours: str,
+    reference: Mapping[str, float],
+    not_run: Mapping[str, str],
+) -> str:
+    """Return a row for each measure: ours, the other methods, the reference and its band, ours over that.
+
+    A method that could not run has a column that says why, once.
+    """
     names = [ours, *(name for name in scores if name != ours)]
+    reasons = list(not_run.values())
     rows = []
     for key, measure in MEASURES.items():
         values = [scores[name].get(key) for name in names]
@@ -48,8 +59,10 @@ def score_table(scores: Mapping[str, Mapping[str, float]], band: Mapping[str, fl
         unit = f" ({measure.unit})" if measure.unit != "-" else ""
         arrow = {"lower": " ↓", "higher": " ↑", "": ""}[measure.better]
         compared = f"{ratio:.2f} {verdict(ratio)}" if ratio is not None else "-"
-        rows.append([f"{measure.name}{unit}{arrow}", *cells, number(half), compared])
-    return table(["measure", *names, "half vs half", f"{ours} / half"], rows)
+        true = number(reference.get(key)) if key in OF_THE_REFERENCE else "-"
+        cells += ["-" if rows else reason for reason in reasons]
+        rows.append([f"{measure.name}{unit}{arrow}", *cells, true, number(half), compared])
+    return table(["measure", *names, *not_run, "reference", "half vs half", f"{ours} / half"], rows)
 
 
 def facies_rows(facies: Sequence[Mapping[str, Any]]) -> str:
@@ -110,13 +123,14 @@ def markdown(document: Mapping[str, Any]) -> str:
         f"{document['how_many']} realisations of {height} x {width} cells (H x W) for each of "
         f"{document['sections']} sections, {document['num_data']} data in all. Command:\n",
         f"```\n{document['command']}\n```\n",
-        score_table(document["scores"], document["half_vs_half"], ours),
+        score_table(
+            document["scores"], document["half_vs_half"], ours, document["reference"], document["not_run"]
+        ),
         NOTES + "\n",
     ]
     if "cell_accuracy" in document["scores"][ours]:
         guess = number(document["row_guess_accuracy"])
         parts.append(f"Cells right when each row has its most frequent facies: {guess}.\n")
-    parts += [f"{name}: {note}.\n" for name, note in document["not_run"].items()]
     if PUBLISHED in document["scores"]:
         parts.append(f"{PUBLISHED}: {document['published_source']}.\n")
     parts += ["## Facies\n", facies_rows(document["facies"])]
@@ -125,7 +139,8 @@ def markdown(document: Mapping[str, Any]) -> str:
     if document["blending"]:
         parts += ["## Blending\n", blending_rows(document["blending"])]
         parts.append(
-            "A seam ratio above the reference's own is a seam, below it the data are embedded too well.\n"
+            "A seam ratio above the reference's own is a seam, below it the data are embedded too well. "
+            f"Wells are at most half of a section's columns, here {width // 2}.\n"
         )
     if document["calibration"]:
         parts += ["## Calibration\n", calibration_rows(document["calibration"])]

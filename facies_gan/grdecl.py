@@ -33,43 +33,58 @@ def write_grdecl(path: str | Path, codes: np.ndarray, geometry: GridGeometry | N
     write_text(path, "\n".join(lines) + "\n/\n")
 
 
-def read_grdecl(path: str | Path) -> Grid:
-    """Read SPECGRID and FACIES of a GRDECL file (repeat counts like 12*3 too).
+def read_grdecl(path: str | Path, *, keyword: str = "FACIES", dims: tuple[int, ...] = ()) -> Grid:
+    """Read one keyword of a GRDECL file (repeat counts like 12*3 too).
+
+    Args:
+        path: the file.
+        keyword: of the facies codes.
+        dims: (nx, ny, nz), where the file has no SPECGRID; they win over it.
 
     Raises:
         DataError: a keyword is missing, or the number of values differs from the grid.
     """
     text = read_text(path)
     words = " ".join(line.split("--")[0] for line in text.splitlines()).replace("/", " / ").split()
-    size = _keyword(words, "SPECGRID", path)[:3]
-    numbers = [whole_number(word) for word in size]
-    if len(numbers) < 3 or min(numbers) < 1:
-        raise DataError(f"{path}: SPECGRID {' '.join(size)[:80]}, expected nx ny nz")
-    nx, ny, nz = numbers
-    if nx * ny * nz > MAX_CELLS:
-        raise DataError(f"{path}: SPECGRID of {nx * ny * nz} cells, expected at most {MAX_CELLS}")
+    name = keyword.upper()
+    nx, ny, nz = dims or _dims(words, path)
+    if min(nx, ny, nz) < 1 or nx * ny * nz > MAX_CELLS:
+        raise DataError(f"{path}: grid of {nx} x {ny} x {nz} cells, expected 1 to {MAX_CELLS} cells in all")
     values: list[int] = []
-    for word in _keyword(words, "FACIES", path):
+    for word in _keyword(words, name, path, "another one with --variable NAME"):
         count, star, value = word.partition("*")
         try:
             repeat, code = (int(count), int(value)) if star else (1, int(word))
         except ValueError as error:
-            raise DataError(f"{path}: FACIES value {word[:40]!r}, expected an integer or N*code") from error
+            raise DataError(f"{path}: {name} value {word[:40]!r}, expected an integer or N*code") from error
         if repeat < 0 or len(values) + repeat > nx * ny * nz:
-            raise DataError(f"{path}: more FACIES values than the {nx * ny * nz} cells of SPECGRID")
+            raise DataError(f"{path}: more {name} values than the {nx} x {ny} x {nz} cells of the grid")
+        if abs(code) > 2**31:
+            raise DataError(f"{path}: {name} value {word[:40]!r}, expected an integer facies code")
         values += [code] * repeat
     if len(values) != nx * ny * nz:
         raise DataError(
-            f"{path}: {len(values)} FACIES values, expected {nx * ny * nz} ({nx} x {ny} x {nz} of SPECGRID)"
+            f"{path}: {len(values)} {name} values, expected {nx * ny * nz} ({nx} x {ny} x {nz} cells)"
         )
     codes = np.array(values, dtype=np.int64).reshape(nz, ny, nx)[::-1]  # layers count downwards
-    return Grid(codes - (_SHIFT_NOTE in text), GridHeader(), layers_from_top=True)
+    shift = name == "FACIES" and _SHIFT_NOTE in text
+    return Grid(codes - shift, GridHeader(), layers_from_top=True)
 
 
-def _keyword(words: list[str], name: str, path: str | Path) -> list[str]:
+def _dims(words: list[str], path: str | Path) -> list[int]:
+    """Return nx ny nz of SPECGRID."""
+    size = _keyword(words, "SPECGRID", path, "the size with --grid_dims NX NY NZ")[:3]
+    numbers = [whole_number(word) for word in size]
+    if len(numbers) < 3 or min(numbers) < 1:
+        raise DataError(f"{path}: SPECGRID {' '.join(size)[:80]}, expected nx ny nz")
+    return numbers
+
+
+def _keyword(words: list[str], name: str, path: str | Path, or_else: str) -> list[str]:
+    """Return the words between a keyword and its closing slash; `or_else` says what the user may give."""
     upper = [word.upper() for word in words]
     if name not in upper:
-        raise DataError(f"{path}: no keyword {name}, expected SPECGRID and FACIES")
+        raise DataError(f"{path}: no keyword {name}, expected SPECGRID and the facies codes; give {or_else}")
     start = upper.index(name) + 1
     if "/" not in words[start:]:
         raise DataError(f"{path}: keyword {name} is not closed by /; copy the file again")

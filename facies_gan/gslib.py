@@ -156,8 +156,8 @@ def _first_line(line: str) -> list[float] | None:
         numbers = [float(token) for token in line.split()]
     except ValueError:
         return None
-    plain = len(numbers) in (3, 9) and all(n == int(n) and n >= 1 for n in numbers[:3] if np.isfinite(n))
-    return numbers if plain and all(np.isfinite(n) for n in numbers) else None
+    finite = all(np.isfinite(n) for n in numbers)
+    return numbers if finite and len(numbers) in (3, 9) and all(n == int(n) for n in numbers[:3]) else None
 
 
 def read_grid(path: str | Path, *, variable: str = "", dims: tuple[int, ...] = ()) -> Grid:
@@ -179,8 +179,7 @@ def read_grid(path: str | Path, *, variable: str = "", dims: tuple[int, ...] = (
     if first is None and not dims:
         raise DataError(
             f"{path}: first line {lines[0].strip()[:40]!r} is a title, expected nx ny nz; give the size of "
-            f"the "
-            "grid with --grid_dims NX NY NZ"
+            "the grid with --grid_dims NX NY NZ"
         )
     nx, ny, nz = (int(n) for n in (dims or first or ())[:3])
     if min(nx, ny, nz) < 1 or nx * ny * nz > MAX_CELLS:
@@ -193,8 +192,7 @@ def read_grid(path: str | Path, *, variable: str = "", dims: tuple[int, ...] = (
         kind = "few" if len(tokens) < expected else "many"
         raise DataError(
             f"{path}: too {kind} values: {len(tokens)} found, {nx} x {ny} x {nz} cells of {len(names)} "
-            f"variables "
-            f"need {expected}; correct the first line, or --grid_dims"
+            f"variables need {expected}; correct the first line, or --grid_dims"
         )
     values = _numbers(tokens, path, "value").reshape(nz, ny, nx, len(names))[..., column]
     codes = _integers(values, path, "value")
@@ -214,8 +212,8 @@ def _variables(lines: list[str], path: str | Path) -> tuple[list[str], int]:
     count = whole_number(words[0]) if words else 0
     if not 1 <= count <= 1000 or len(lines) < 2 + count:
         raise DataError(
-            f"{path}: line 2 is {lines[1].strip()[:40]!r}, expected the number of variables, then a name a "
-            f"line"
+            f"{path}: line 2 is {lines[1].strip()[:40]!r}, expected the number of variables, then a name "
+            "a line"
         )
     return [line.strip() for line in lines[2 : 2 + count]], 2 + count
 
@@ -227,8 +225,8 @@ def _variable_column(names: list[str], variable: str, path: str | Path) -> int:
         return names.index(variable)
     if len(names) > 1:
         raise DataError(
-            f"{path}: {len(names)} variables ({', '.join(names[:8])}), expected one; choose with --variable "
-            f"NAME"
+            f"{path}: {len(names)} variables ({', '.join(names[:8])}), expected one; choose with "
+            "--variable NAME"
         )
     return 0
 

@@ -15,6 +15,12 @@ from common.files import write_bytes
 _DEEP_MODES = {"I", "I;16", "I;16B", "I;16L", "F"}
 
 
+def beside(folder: Path, stem: str, suffix: str) -> Path | None:
+    """Return the file of a stem, whose suffix may be in capitals; None when there is none."""
+    paths = (folder / f"{stem}{s}" for s in (suffix, suffix.upper()))
+    return next((path for path in paths if path.is_file()), None)
+
+
 def open_image(path: str | Path) -> Image.Image:
     """Return a fully decoded image.
 
@@ -59,6 +65,9 @@ def read_rgb(
         path: the file.
         channels: 1 reads it as grey levels, 3 as colours, 4 as colours with transparency.
         value_range: values that stand for black and for full brightness; others than (0, 255) are stretched.
+
+    Raises:
+        DataError: unreadable, or a pixel that is not transparent lies outside `value_range`.
     """
     image = open_image(path)
     alpha = None
@@ -73,6 +82,16 @@ def read_rgb(
         values = np.repeat(np.asarray(image.convert("L"))[..., None], 3, axis=2)
     else:
         values = np.asarray(image.convert("RGB"))
+    low, high = (float(v) for v in value_range)
+    beyond = ~((values >= low) & (values <= high))  # clipped, several facies would become one
+    if alpha is not None:
+        beyond &= alpha[..., None] > 0
+    if beyond.any():
+        row, col, _ = np.argwhere(beyond)[0].tolist()
+        raise DataError(
+            f"{path}: pixel row {row} col {col} has value {float(values[row, col].max()):g}, expected "
+            f"{low:g} to {high:g}; give the values of black and of full brightness with --img_color_range"
+        )
     return stretch(values, value_range), alpha
 
 

@@ -28,7 +28,7 @@ from facies_gan.model_files import load as load  # noqa: PLC0414 - part of the p
 from facies_gan.output_grid import OutputGrid, find_conditioning, output_grid
 from facies_gan.outputs import EarlierSet, RealisationWriter, write_csv, write_maps, write_npy
 from facies_gan.simulator import Conditioning, Realisations, Simulator, realisation_noise, rebuild
-from facies_gan.summary import statistics, write_index
+from facies_gan.summary import learnt_proportions, statistics, write_index
 
 ADVICE = "lower --batch_size, or generate in pieces with --tile 256"
 NAMES = ("realisations", "realisations.npy", "summary.json", "summary.csv", "probability.npy", "index.html")
@@ -138,6 +138,10 @@ def _plan(config: GenerateConfig, run: MachineOptions, simulator: Simulator) -> 
         "noise_scale": config.noise_scale,
         "vary_from_scale": config.vary_from_scale,
     }
+    if conditioning.seismic is not None:
+        settings["seismic"] = content_hash(list(conditioning.seismic))[:16]
+    if config.tile and config.halo != "auto":  # seams that a narrow halo leaves depend on the tiles
+        settings["halo"] = f"{config.halo} around tiles of {config.tile}"
     return _Plan(simulator, grid, conditioning, settings, _earlier(config, run, settings))
 
 
@@ -179,7 +183,7 @@ def _write_all(config: GenerateConfig, run: MachineOptions, plan: _Plan) -> dict
         expected = plan.simulator.data_at_top(plan.conditioning)
         for index, made in _made(config, run, plan, _mine(config)):
             writer.write(index, made.labels[0], made.plain[0], expected)
-            kept.add(made.labels[0])
+            kept.add(index, made.labels[0])
         differing = _differing_cells(config, run, plan, kept.first)
     except BaseException:
         if writer.stack is not None:
@@ -191,6 +195,7 @@ def _write_all(config: GenerateConfig, run: MachineOptions, plan: _Plan) -> dict
     rows = [row for part in distributed.gather_objects(writer.rows) for row in part]
     blending = kept.blending()
     if earlier is not None:
+        blending = earlier.blended(blending, len(rows))
         counts, rows = counts + earlier.counts, rows + earlier.rows
     rows.sort(key=lambda row: row["index"])
     summary: dict[str, Any] = {}
@@ -253,7 +258,9 @@ def _summarise(
         "settings": plan.settings,
         "how_many": len(rows),
         "num_data": len(plan.conditioning.wells),
+        "num_wells": plan.conditioning.wells.num_wells,
         "facies": card.palette.to_dict(),
+        "learnt_proportions": learnt_proportions(card),
         "geometry": plan.grid.geometry.to_dict(),
     }
     if rows:
@@ -296,6 +303,7 @@ class _Kept:
         )
         self.most = most
         self.labels: list[np.ndarray] = []
+        self.indices: list[int] = []
         self.first: np.ndarray | None = None  # of this process
         self.references = [a.labels for a in plan.simulator.card.anchors if a.labels is not None]
         classes = plan.simulator.card.palette.num_classes
@@ -303,12 +311,13 @@ class _Kept:
         self.seams: list[float] = []
         self.isolated: list[float] = []
 
-    def add(self, labels: np.ndarray) -> None:
-        """Note one realisation."""
+    def add(self, index: int, labels: np.ndarray) -> None:
+        """Note realisation `index`."""
         wells = self.plan.conditioning.wells
         self.first = labels.copy() if self.first is None else self.first
         if len(self.labels) < self.most:
             self.labels.append(labels.copy())
+            self.indices.append(index)
         if len(wells) and self.change is not None:
             self.seams.append(seam_ratio(labels, wells, self.change))
             self.isolated.append(float(isolated_cells(labels)[wells.rows, wells.cols].mean()))
@@ -328,7 +337,9 @@ class _Kept:
             pictures.draw_well_mask(folder / "well_mask.png", self.plan.grid.size, card.palette, wells)
         if self.config.comparison_plots and self.labels:
             reference = self.references[0] if self.references else None
-            pictures.draw_comparison(folder / "comparison.png", reference, self.labels, card.palette, wells)
+            pictures.draw_comparison(
+                folder / "comparison.png", reference, self.labels, card.palette, wells, self.indices
+            )
         if self.config.plot_mds and self.labels:
             classes = card.palette.num_classes
             if not pictures.draw_mds(folder / "mds.png", self.references, self.labels, classes):

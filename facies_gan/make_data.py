@@ -32,7 +32,7 @@ from facies_gan.synthetic import (
     make_wells,
     synthetic_palette,
 )
-from facies_gan.well_files import MAPPING_NAMES, write_mapping
+from facies_gan.well_files import MAPPING_NAMES, write_hard_data, write_mapping
 from facies_gan.wells import WellSet
 
 GENERATOR_VERSION = 1
@@ -73,6 +73,8 @@ def make_data(config: MakeDataConfig, options: BasicOptions, out: Path, seed: in
             wells[stem] = make_wells(seed, index, labels, config.wells_per_section, deviated=config.deviated)
             path = DataFiles.WELLS.as_data_path(out) / f"{stem}.png"
             write_png(path, wells_image(labels, wells[stem], palette))
+            if config.deviated:  # an image cannot tell paths apart that touch; columns have the mapping
+                write_hard_data(path.with_suffix(".csv"), wells[stem], height, palette)
         if config.with_seismic:
             grid = make_seismic(seed, index, labels, dz_m)
             _write_npy(DataFiles.SEISMIC.as_data_path(out) / f"{stem}.npy", grid)

@@ -210,6 +210,11 @@ def stored_wells(config: GenerateConfig, card: ModelCard, size: Size, seed: int)
     for number in numbers:
         section, well = wells[number]
         found = found.merged(_moved(section.wells.select([well]), section.stem, factors))
+    if found.num_wells < len(numbers):
+        get_logger().warning(
+            "warning: %d of %d stored wells lie in cells that another one holds, and are left out",
+            len(numbers) - found.num_wells, len(numbers),
+        )  # fmt: skip
     return _inside(found, size)
 
 

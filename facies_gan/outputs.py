@@ -220,13 +220,15 @@ class EarlierSet:
     def __init__(self, folder: Path, settings: dict[str, Any], first: int, saved: dict[str, Any]) -> None:
         self.folder = folder
         theirs = saved.get("settings", {})
-        differing = [name for name in settings if theirs.get(name) != settings[name]]
+        differing = [n for n in {**settings, **theirs} if theirs.get(n) != settings.get(n)]
         if differing:
             name = differing[0]
             raise UserError(
-                f"{folder}: holds realisations with {name} {theirs.get(name)}, these have {settings[name]}; "
+                f"{folder}: holds realisations with {name} {theirs.get(name)}, these have "
+                f"{settings.get(name)}; "
                 "choose another --out_path, or replace them with --overwrite"
             )
+        self._blending = saved.get("blending", {})
         self.rows = read_csv(folder / "summary.csv")
         self.indices = [row["index"] for row in self.rows]
         last = max(self.indices, default=first - 1)
@@ -242,6 +244,16 @@ class EarlierSet:
     def has_stack(self) -> bool:
         """Whether it has a `realisations.npy`, which then goes on."""
         return bool(self.indices) and (self.folder / STACK).is_file()
+
+    def blended(self, found: dict[str, float | None], count: int) -> dict[str, float | None]:
+        """Return the means of `count` new realisations and of the earlier ones together."""
+        together = dict(found)
+        for name, value in found.items():
+            old = self._blending.get(name) if isinstance(self._blending, dict) else None
+            if isinstance(old, int | float):
+                known = [(old, len(self.rows))] + ([] if value is None else [(value, count)])
+                together[name] = sum(v * n for v, n in known) / max(sum(n for _, n in known), 1)
+        return together
 
     def copy_stack(self, stack: StackFile) -> None:
         """Copy the earlier realisations to the front of a new stack."""

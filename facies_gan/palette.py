@@ -303,7 +303,6 @@ def write_palette(path: str | Path, palette: Palette) -> None:
     write_json(path, [{"code": code, "name": name, "rgb": rgb} for code, name, rgb in rows])
 
 
-
 def _integers(values: np.ndarray, least: int, most: int, what: str) -> np.ndarray:
     """Return values as int64; a cast alone would turn 1e308, 1.5 or 2^63 into others."""
     found = np.asarray(values).reshape(-1)

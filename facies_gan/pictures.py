@@ -17,6 +17,7 @@ from facies_gan.palette import Palette
 from facies_gan.wells import WellSet
 
 MOST_COMPARED, MOST_IN_MDS = 6, 40
+LEAST_IN_WELL = 5  # data of one well from which on it is marked as a well, not datum by datum
 GREY = (200, 200, 200)
 EDGE = "#D55E00"
 P = ParamSpec("P")
@@ -69,7 +70,7 @@ def mark_wells(ax: Any, wells: WellSet, *, lines: bool = False) -> None:
     if not len(wells):
         return
     sizes = np.bincount(wells.well_id)
-    single = sizes[wells.well_id] < 5
+    single = sizes[wells.well_id] < LEAST_IN_WELL
     ax.scatter(
         wells.cols[single] + 1,
         wells.rows[single] + 1,
@@ -78,13 +79,34 @@ def mark_wells(ax: Any, wells: WellSet, *, lines: bool = False) -> None:
         edgecolors=EDGE,
         linewidths=1.1,
     )
-    for number in np.flatnonzero(sizes >= 5):
+    for number in np.flatnonzero(sizes >= LEAST_IN_WELL):
         cols = wells.cols[wells.well_id == number] + 1
         rows = wells.rows[wells.well_id == number] + 1
         if lines:
             ax.plot(cols, rows, color=EDGE, linewidth=0.6)
         top = rows.argmin()
         ax.plot(cols[top], rows[top] - 0.5, marker="v", color=EDGE, markersize=4, clip_on=False)
+
+
+def draw_legend(figure: Any, palette: Palette, wells: WellSet | None = None) -> None:
+    """Say below the panels which colour is which facies, and what marks data."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = [
+        Patch(facecolor=np.asarray(color) / 255, edgecolor="#666666", linewidth=0.6, label=name)
+        for color, name in zip(palette.colors, palette.names, strict=True)
+    ]
+    sizes = np.bincount(wells.well_id) if wells is not None and len(wells) else np.zeros(0)
+    look: dict[str, Any] = {"linestyle": "none", "color": EDGE}
+    if (sizes >= LEAST_IN_WELL).any():
+        handles.append(Line2D([], [], marker="v", markersize=5, label="well", **look))
+    if ((sizes > 0) & (sizes < LEAST_IN_WELL)).any():
+        handles.append(Line2D([], [], marker="o", markersize=5, fillstyle="none", label="datum", **look))
+    columns = max(1, int(figure.get_figwidth() / 1.5))
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(columns, len(handles)), frameon=False
+    )
 
 
 @in_house_look
@@ -104,10 +126,21 @@ def draw_comparison(
     realisations: Sequence[np.ndarray],
     palette: Palette,
     wells: WellSet,
+    indices: Sequence[int] = range(MOST_COMPARED),
 ) -> None:
-    """Draw the reference beside up to six realisations, the data cells marked."""
+    """Draw the reference beside up to six realisations, the data cells marked.
+
+    Args:
+        path: of the figure.
+        reference: labels; None = there is none.
+        realisations: labels, all of one size.
+        palette: the facies.
+        wells: the data.
+        indices: of the realisations, as in the names of their files.
+    """
     panels = [("reference", reference)] if reference is not None else []
-    panels += [(f"realisation {i}", grid) for i, grid in enumerate(realisations[:MOST_COMPARED])]
+    shown = zip(indices, realisations[:MOST_COMPARED], strict=False)
+    panels += [(f"realisation {index}", grid) for index, grid in shown]
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
     figure, axes = new_figure(rows, columns, panel=panel_size(realisations[0].shape))
@@ -115,6 +148,7 @@ def draw_comparison(
         ax.set_visible(False)
     for ax, (title, grid) in zip(axes.reshape(-1), panels, strict=False):
         draw_grid(ax, grid, palette, title, None if title == "reference" else wells)
+    draw_legend(figure, palette, wells)
     save(figure, path)
 
 

@@ -34,7 +34,8 @@ def prepare(
     """
     data = read_training_data(config, seed=seed)
     shapes = [section.shape for section in data.sections]
-    sizes = pyramid_sizes(shapes, config.min_size, config.max_size, config.stop_scale)
+    names = [section.stem for section in data.sections]
+    sizes = pyramid_sizes(shapes, config.min_size, config.max_size, config.stop_scale, names)
     told = describe(data, sizes)
     if config.check or dry_run:
         return told
@@ -92,8 +93,21 @@ def describe(data: SectionSet, scales: Sequence[Sequence[tuple[int, int]]]) -> d
             "data": int(sum(len(s.wells) for s in data.sections if s.wells is not None)),
             "per_section": [min(wells), max(wells)],
         },
+        "data_that_agree": sum(
+            int(s.wells.matches(s.labels).sum()) for s in data.sections if s.wells is not None
+        ),
+        "frame": data.sections[0].geometry.to_dict(),
         "seismic_channels": 0 if seismic is None else len(seismic),
     }
+
+
+def _frame_line(frame: dict[str, Any]) -> str:
+    """Return which coordinates the cells have, to compare with those of hard data."""
+    parts = []
+    for axis in frame["axes"]:
+        number = "xyz".index(axis)
+        parts.append(f"{axis} from {frame['origin'][number]:g} in cells of {frame['cell_size'][number]:g}")
+    return f"coordinates: {', '.join(parts)}, counted from the {'top' if frame['z_down'] else 'bottom'}"
 
 
 def table(told: dict[str, Any]) -> list[str]:
@@ -108,8 +122,11 @@ def table(told: dict[str, Any]) -> list[str]:
     low, high = wells["per_section"]
     lines.append(
         f"wells: {wells['total']} with {wells['data']} data in {wells['sections_with']} sections, "
-        f"{low} to {high} a section"
+        f"{low} to {high} a section; {told['data_that_agree']} data agree with their section"
+        if wells["data"]
+        else "wells: none"
     )
+    lines.append(_frame_line(told["frame"]))
     if told["seismic_channels"]:
         lines.append(f"seismic: {told['seismic_channels']} channels")
     lines.append("scales: " + " ".join(f"{h}x{w}" for h, w in told["scales"]))

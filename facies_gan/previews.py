@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from common import distributed
 from facies_gan.canvas import Size
+from facies_gan.conditioning import draw_conditioning
 from facies_gan.config import RunOptions
 from facies_gan.images import write_png
 from facies_gan.metrics_spatial import (
@@ -21,11 +23,12 @@ from facies_gan.metrics_spatial import (
 )
 from facies_gan.model_card import StoredSection
 from facies_gan.setup import Setup
-from facies_gan.simulator import Conditioning, Simulator, grid_of, realisation_noise
+from facies_gan.simulator import Conditioning, Realisations, Simulator, grid_of, realisation_noise
 from facies_gan.wells import WellSet
 
 NUM_SCORED = 4
-GAP = 2  # white pixels between the panels
+GAP = 2  # white cells between the panels
+LEAST_PANEL = 96  # pixels of a panel's long side: cells of coarse grids are drawn larger
 PREVIEW_SEED = 20_000
 
 
@@ -61,7 +64,7 @@ class Previews:
                     self._writer(k).add_scalar(name, float(value), step)
 
     def draw(self, simulator: Simulator) -> dict[str, float]:
-        """Draw the previews of the finest scale so far and return its scores."""
+        """Draw the previews of the group under way, scale by scale, and return the scores of its finest."""
         o = self.setup.options
         anchors = simulator.card.anchors
         rows, fakes, reals, plain = [], [], [], []
@@ -75,11 +78,39 @@ class Previews:
             if number < NUM_SCORED:
                 fakes += list(made.labels)
                 reals.append(real)
-                plain.append((made.plain == simulator.data_at_top(conditioning)).reshape(-1))
+                plain.append(self._right(simulator, conditioning, made, number))
             rows.append(self._row(simulator, conditioning, real, made.labels[:shown]))
         if o.plot_facies:
             self._show(rows, simulator.top)
+            self._show_coarser(simulator)
         return self._scores(fakes, reals, np.concatenate(plain))
+
+    def _right(
+        self, simulator: Simulator, conditioning: Conditioning, made: Realisations, number: int
+    ) -> np.ndarray:
+        """Return bool [n], whether the network alone has the data; of an anchor without any, drawn ones."""
+        rule, anchor = self.setup.samples.rule, simulator.card.anchors[number]
+        if not len(conditioning.wells) and rule is not None and anchor.labels is not None:
+            rule = replace(rule, no_well_prob=0.0)
+            wells = draw_conditioning(anchor.labels, None, rule, PREVIEW_SEED, number)
+            conditioning = self._conditioning(simulator, replace(anchor, wells=wells))
+            noise = realisation_noise(simulator.card, PREVIEW_SEED + number)
+            made = simulator.realise(conditioning, noise, [0])
+        return (made.plain == simulator.data_at_top(conditioning)).reshape(-1)
+
+    def _show_coarser(self, simulator: Simulator) -> None:
+        """Show the same realisations at the coarser scales that train with the finest one."""
+        plan = next(plan for plan in self.setup.plans if simulator.top in plan.scales)
+        card, count = simulator.card, self.setup.options.num_generated_per_real
+        for k in (k for k in plan.scales if k < simulator.top):
+            part = Simulator(card, simulator.blocks[: k + 1], simulator.device, simulator.precision)
+            rows = []
+            for number, anchor in enumerate(card.anchors):
+                conditioning = self._conditioning(part, anchor)
+                noise = realisation_noise(card, PREVIEW_SEED + number)
+                made = part.realise(conditioning, noise, range(count))
+                rows.append(self._row(part, conditioning, self._real(part, number), made.labels))
+            self._show(rows, k)
 
     def _real(self, simulator: Simulator, number: int) -> np.ndarray:
         """Return the most likely facies of an anchor on the finest scale so far, uint8 [H, W]."""
@@ -129,6 +160,8 @@ class Previews:
             np.pad(row, ((0, GAP), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows
         ]
         picture = np.concatenate(padded)[:-GAP]
+        larger = -(-LEAST_PANEL // max(self.setup.samples.sizes[0][scale]))
+        picture = picture.repeat(larger, axis=0).repeat(larger, axis=1)
         write_png(self.folder / str(scale) / "samples" / f"step_{self.step:06d}.png", picture)
         if self.run.tensorboard:
             self._writer(scale).add_image(f"Samples/Scale_{scale}", picture, self.step, dataformats="HWC")

@@ -49,7 +49,9 @@ def scales_from_ratio(height: int, width: int, ratio: float, stop_scale: int) ->
     return [(side(height, k), side(width, k)) for k in range(stop_scale + 1)]
 
 
-def generate_scales(height: int, width: int, min_size: int, max_size: int, stop_scale: int) -> Scales:
+def generate_scales(
+    height: int, width: int, min_size: int, max_size: int, stop_scale: int, name: str = "section"
+) -> Scales:
     """Return the pyramid of a section: `stop_scale` + 1 sizes (H_k, W_k) from coarse to fine.
 
     Args:
@@ -58,15 +60,15 @@ def generate_scales(height: int, width: int, min_size: int, max_size: int, stop_
         min_size: short side of the coarsest scale.
         max_size: long side of the finest; more than the section has is cut to that.
         stop_scale: index S of the finest scale; 0 gives one scale.
+        name: of the section, for messages.
 
     Raises:
         UserError: sizes that cannot be, with a working suggestion.
     """
     if min(height, width) < LEAST_SIDE:
         raise UserError(
-            f"section of {height} x {width} cells (H x W): its short side is below {LEAST_SIDE}, the least "
-            f"that "
-            "a critic can see; use larger sections"
+            f"{name} of {height} x {width} cells (H x W): its short side is below {LEAST_SIDE}, the least "
+            "that a critic can see; use larger sections"
         )
     if min_size < LEAST_SIDE:
         raise UserError(f"--min_size {min_size}: expected {LEAST_SIDE} or more; use --min_size {LEAST_SIDE}")
@@ -78,7 +80,7 @@ def generate_scales(height: int, width: int, min_size: int, max_size: int, stop_
     if min(top) < LEAST_SIDE:
         least = -(-LEAST_SIDE * max(height, width) // min(height, width))
         raise UserError(
-            f"--max_size {max_size} shrinks a section of {height} x {width} to {top[0]} x {top[1]}, below "
+            f"--max_size {max_size} shrinks {name} of {height} x {width} to {top[0]} x {top[1]}, below "
             f"{LEAST_SIDE}; use --max_size {least}"
         )
     if stop_scale == 0:
@@ -86,29 +88,36 @@ def generate_scales(height: int, width: int, min_size: int, max_size: int, stop_
     if min_size >= min(top):
         raise UserError(
             f"--min_size {min_size}: the finest scale is {top[0]} x {top[1]}, expected a smaller coarsest "
-            f"one; use "
-            f"--min_size {LEAST_SIDE} or --stop_scale 0"
+            f"one; use {f'--min_size {LEAST_SIDE} or ' * (min(top) > LEAST_SIDE)}--stop_scale 0"
         )
     scales = scales_from_ratio(*top, pyramid_ratio(min(top), min_size, stop_scale), stop_scale)
-    if not _all_grow(scales):
-        fewer = next(
-            (s for s in range(stop_scale - 1, 0, -1)
-             if _all_grow(scales_from_ratio(*top, pyramid_ratio(min(top), min_size, s), s))),
-            0,
-        )  # fmt: skip
+    if not all_grow(scales):
         raise UserError(
             f"--stop_scale {stop_scale}: two scales between {min_size} and {min(top)} cells coincide; use "
-            f"--stop_scale {fewer}"
+            f"--stop_scale {_most_scales(top, min_size, stop_scale - 1)}"
         )
     return scales
 
 
-def _all_grow(scales: Scales) -> bool:
+def _most_scales(top: tuple[int, int], min_size: int, most: int) -> int:
+    """Return the largest index of the finest scale, at most `most`, with which no two scales coincide."""
+    for stop in range(most, 0, -1):
+        if all_grow(scales_from_ratio(*top, pyramid_ratio(min(top), min_size, stop), stop)):
+            return stop
+    return 0
+
+
+def all_grow(scales: Scales) -> bool:
+    """Tell whether both sides of every scale are above those of the coarser one."""
     return all(min(b) > min(a) and max(b) > max(a) for a, b in zip(scales[:-1], scales[1:], strict=True))
 
 
 def pyramid_sizes(
-    shapes: Sequence[tuple[int, int]], min_size: int, max_size: int, stop_scale: int
+    shapes: Sequence[tuple[int, int]],
+    min_size: int,
+    max_size: int,
+    stop_scale: int,
+    names: Sequence[str] = (),
 ) -> list[Scales]:
     """Return the pyramid of each of several sections (H, W); cells of a scale are alike in all.
 
@@ -120,7 +129,8 @@ def pyramid_sizes(
     factor = min(1.0, max_size / max(max(shape) for shape in shapes))
     tops = [finest_size(*shape, round(max(shape) * factor)) for shape in shapes]
     smallest = min(range(len(shapes)), key=lambda i: min(shapes[i]))
-    generate_scales(*shapes[smallest], min_size, max(tops[smallest]), stop_scale)
+    name = names[smallest] if names else "section"
+    generate_scales(*shapes[smallest], min_size, max(tops[smallest]), stop_scale, name)
     ratio = pyramid_ratio(min(tops[smallest]), min_size, stop_scale)
     return [scales_from_ratio(*top, ratio, stop_scale) for top in tops]
 

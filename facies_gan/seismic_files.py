@@ -11,9 +11,10 @@ from common.errors import DataError
 from common.normalization import ZScore
 from common.running_stats import RunningStats
 from facies_gan.arrays import read_npy
-from facies_gan.images import open_image
+from facies_gan.images import beside, open_image
 
 SUFFIXES = (".npy", ".png")
+_PLAIN_MODES = {"P": "RGB", "PA": "RGB", "1": "L", "LA": "L"}
 
 
 def read_seismic_file(path: str | Path, shape: tuple[int, int] | None = None) -> np.ndarray:
@@ -26,8 +27,11 @@ def read_seismic_file(path: str | Path, shape: tuple[int, int] | None = None) ->
     if path.suffix.lower() == ".npy":
         values = read_npy(path)
     else:
-        image = np.asarray(open_image(path))
-        values = image if image.ndim == 2 else np.moveaxis(image[..., :3], 2, 0)
+        image = open_image(path)
+        if image.mode in _PLAIN_MODES:  # a colour table, transparency or bits instead of values
+            image = image.convert(_PLAIN_MODES[image.mode])
+        pixels = np.asarray(image)
+        values = pixels if pixels.ndim == 2 else np.moveaxis(pixels[..., :3], 2, 0)
         if values.ndim == 3 and (values == values[:1]).all():  # a grey image saved in colours
             values = values[0]
     if values.dtype.kind not in "iuf" or values.ndim not in (2, 3) or 0 in values.shape:
@@ -60,9 +64,9 @@ def read_seismic(folder: Path, labels: Mapping[str, np.ndarray]) -> dict[str, np
     """
     paths = {}
     for stem in labels:
-        found = [folder / f"{stem}{suffix}" for suffix in SUFFIXES if (folder / f"{stem}{suffix}").is_file()]
+        found = next(filter(None, (beside(folder, stem, suffix) for suffix in SUFFIXES)), None)
         if found:
-            paths[stem] = found[0]
+            paths[stem] = found
     missing = [stem for stem in labels if stem not in paths]
     if missing:
         raise DataError(

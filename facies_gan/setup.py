@@ -25,9 +25,9 @@ from facies_gan.config import PACKAGE, RunOptions, TrainingOptions
 from facies_gan.dataset import Section, SectionSet, read_training_data
 from facies_gan.generator import Architecture, feature_widths
 from facies_gan.group import GroupPlan, plan_groups
-from facies_gan.model_card import ModelCard, StoredSection
+from facies_gan.model_card import ModelCard, StoredSection, scales_from_fractions
 from facies_gan.model_files import find_model
-from facies_gan.pyramids import generate_scales, pyramid_ratio
+from facies_gan.pyramids import all_grow, generate_scales, pyramid_ratio
 from facies_gan.samples import Samples, finest_sizes, section_scales
 from facies_gan.wells import WellSet
 
@@ -286,9 +286,11 @@ def _fractions(
     top = finest_sizes(sections, options.max_size)[smallest]
     stop = options.stop_scale
     if card is None:
-        generate_scales(*sections[smallest].shape, options.min_size, max(top), stop)
-        if max(sections[smallest].shape) < options.max_size:
-            get_logger().info(f"--max_size {options.max_size}: capped at the native size {max(top)}")
+        one = sections[smallest]
+        generate_scales(*one.shape, options.min_size, max(top), stop, one.stem)
+        longest = max(max(section.shape) for section in sections)
+        if longest < options.max_size:
+            get_logger().info(f"--max_size {options.max_size}: capped at the native size {longest}")
         ratio = pyramid_ratio(min(top), options.min_size, stop)
         return tuple(ratio ** (stop - k) for k in range(stop + 1))
     old = card.fractions
@@ -304,8 +306,21 @@ def _fractions(
             f"--stop_scale {stop}: the resumed model already has the size {card.size[0]} x {card.size[1]}, "
             "the finest of these data; raise --max_size, or keep --stop_scale"
         )
-    added = stop - len(old) + 1
-    return (*(f * growth for f in old), *(growth ** ((added - i) / added) for i in range(1, added + 1)))
+
+    def grown(added: int) -> tuple[float, ...]:
+        """Return the fractions with so many more scales."""
+        return (*(f * growth for f in old), *(growth ** ((added - i) / added) for i in range(1, added + 1)))
+
+    found = grown(stop - len(old) + 1)
+    if not all_grow(scales_from_fractions(top, found)):
+        most = next(
+            (n for n in range(stop - len(old), 0, -1) if all_grow(scales_from_fractions(top, grown(n)))), 0
+        )
+        raise UserError(
+            f"--stop_scale {stop}: two scales between {min(card.size)} and {min(top)} cells coincide; use "
+            f"--stop_scale {len(old) - 1 + most}"
+        )
+    return found
 
 
 def _architecture(options: TrainingOptions, data: SectionSet) -> Architecture:

@@ -56,7 +56,7 @@ class Conditioning:
         self.sizes = card.scales(size)
         self.mode = card.mode
         self._cells = [self.cells(scale) for scale in self.sizes] if card.has_data else []
-        self._seismic = None if seismic is None else to_seismic_pyramids(seismic, self.sizes)
+        self.seismic = None if seismic is None else to_seismic_pyramids(seismic, self.sizes)
 
     def cells(self, size: Size) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return (rows, cols, shares [n, C]) of the cells of a scale that hold data."""
@@ -72,8 +72,8 @@ class Conditioning:
     def on(self, scale: int, box: Box) -> torch.Tensor:
         """Return the conditioning [E, h, w] of a scale on a box."""
         parts = [self._data_on(scale, box)] if self.card.has_data else []
-        if self._seismic is not None:
-            parts.append(on_canvas(self._seismic[scale], box, self.mode))
+        if self.seismic is not None:
+            parts.append(on_canvas(self.seismic[scale], box, self.mode))
         return torch.cat(parts) if parts else torch.zeros(0, box[0].count, box[1].count)
 
     def _data_on(self, scale: int, box: Box) -> torch.Tensor:

@@ -59,9 +59,15 @@ class StepProfiler:
             self.close()
 
     def close(self) -> None:
-        """Write the trace of a window that is open."""
+        """Write the trace of a window that is open; say so where the training ended before it."""
         if self._running is None:
+            if self._seen <= WARM_UP:
+                get_logger().warning(
+                    "warning: --use_profiler: nothing profiled in %d iterations, the profile begins after %d",
+                    self._seen, WARM_UP,
+                )  # fmt: skip
             return
+        count = self._seen - WARM_UP
         running, self._running, self._seen = self._running, None, sys.maxsize
         self._stack.close()
         if self.signposts:
@@ -74,7 +80,7 @@ class StepProfiler:
             )  # fmt: skip
             return
         running.export_chrome_trace(str(self.path))
-        get_logger().info(f"{self.path}: profile of {self.num_steps} iterations, open it in chrome://tracing")
+        get_logger().info(f"{self.path}: profile of {count} iterations, open it in chrome://tracing")
 
 
 def _open_instruments() -> None:

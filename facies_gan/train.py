@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -80,6 +80,10 @@ class FaciesTask(Task):
             return
         self._freeze()
         plan = self.setup.plans[index]
+        with distributed.shared_errors():
+            if distributed.is_main() and self.previews is not None:
+                # Final weights and, where scales were added, the facts of the larger pyramid.
+                self._write_scales(self.previews, range(plan.scales[0]))
         for k in plan.scales:
             self._add_scale(k)
         self._build(plan)
@@ -160,18 +164,18 @@ class FaciesTask(Task):
     def write_files(self) -> None:
         """Write model.pt and the folders of the scales; on rank 0."""
         assert self.trainer is not None and self.previews is not None
-        card, step = self.card(), self.previews.step
-        weights = self._weights_by_scale()
-        folder = self.previews.folder
-        for k in self.trainer.plan.scales:
-            critic = self.critics[k].state_dict()
-            run_files.write_scale(folder, k, card, weights[k], critic, self.config, step)
-        for k in range(self.trainer.plan.scales[0]):
-            if not (folder / str(k) / "generator.pt").is_file():  # of the model this run began from
-                critic = self.critics[k].state_dict()
-                run_files.write_scale(folder, k, card, weights[k], critic, self.config, step)
-        model = run_files.model_checkpoint(card, self.weights(), self.config, step)
+        folder, first = self.previews.folder, self.trainer.plan.scales[0]
+        absent = [k for k in range(first) if not (folder / str(k) / "generator.pt").is_file()]
+        self._write_scales(self.previews, [*absent, *self.trainer.plan.scales])
+        model = run_files.model_checkpoint(self.card(), self.weights(), self.config, self.previews.step)
         run_files.checkpoints.save(folder / "model.pt", model)
+
+    def _write_scales(self, previews: Previews, scales: Iterable[int]) -> None:
+        """Write the folders of some scales."""
+        card, weights = self.card(), self._weights_by_scale()
+        for k in scales:
+            critic = self.critics[k].state_dict()
+            run_files.write_scale(previews.folder, k, card, weights[k], critic, self.config, previews.step)
 
     def _weights_by_scale(self) -> dict[int, Any]:
         own = self.trainer.averaged() if self.trainer else {}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,20 +12,32 @@ from common.files import write_text
 from common.log import get_logger
 from facies_gan.arrays import read_npz, write_npz
 from facies_gan.geometry import GridGeometry
-from facies_gan.gslib import read_geoeas, read_text, write_geoeas
+from facies_gan.gslib import write_geoeas
 from facies_gan.images import open_image, read_rgb
 from facies_gan.palette import SNAP_DISTANCE, Palette, color_distances, unique_colors
+from facies_gan.point_tables import Points, read_points
 from facies_gan.wells import WellSet
 
 MAPPING_NAMES = ("wells_mapping.npz", "wells_maping.npz")  # the second is how an older tool spelt it
-_FACIES_NAMES = {"facies", "code", "lithology", "lithofacies", "class", "rock", "rocktype"}
-_WELL_NAMES = {"well", "well_id", "wellid", "well_name", "name"}
-_AXIS_NAMES = {"x": "x", "y": "y", "z": "z", "depth": "z", "tvd": "z"}
 _MASK_MODES = {"1", "L"}
 
 
-def read_mapping(folder: Path) -> tuple[dict[str, list[int]], Path] | None:
-    """Return the mapped columns of each section {stem: columns}, with the file; None when there is none.
+class Mapping(NamedTuple):
+    """The columns of sections that are wells.
+
+    Attributes:
+        columns: {stem: pixel columns}.
+        path: the file.
+        rows: {(stem, column): (its row in the file, data cells)}.
+    """
+
+    columns: dict[str, list[int]]
+    path: Path
+    rows: dict[tuple[str, int], tuple[int, int]]
+
+
+def read_mapping(folder: Path) -> Mapping | None:
+    """Return the mapped columns of each section; None when there is no mapping.
 
     The file holds `columns` (pixel columns from 0), `counts` (data cells in the column) and `image_names`
     (stems), all of one length; a stem may repeat.
@@ -38,6 +49,8 @@ def read_mapping(folder: Path) -> tuple[dict[str, list[int]], Path] | None:
     if path is None:
         return None
     arrays = read_npz(path, objects=("columns", "counts", "image_names"))
+    if (folder / MAPPING_NAMES[1]).is_file() and path.name != MAPPING_NAMES[1]:
+        get_logger().warning("warning: %s: not read, %s is there too", folder / MAPPING_NAMES[1], path.name)
     missing = {"columns", "counts", "image_names"} - set(arrays)
     if missing:
         raise DataError(
@@ -47,20 +60,21 @@ def read_mapping(folder: Path) -> tuple[dict[str, list[int]], Path] | None:
     lengths = {name: arrays[name].size for name in ("columns", "counts", "image_names")}
     if len(set(lengths.values())) > 1:
         raise DataError(f"{path}: lengths {lengths} differ, expected one entry a well in each")
-    mapping: dict[str, list[int]] = {}
+    found = Mapping({}, path, {})
     rows = zip(*(arrays[name].reshape(-1).tolist() for name in lengths), strict=True)
     for number, (column, count, name) in enumerate(rows):
-        whole = all(isinstance(v, int | float) and v == int(v) for v in (column, count))
+        whole = all(isinstance(v, int) or (isinstance(v, float) and v.is_integer()) for v in (column, count))
         if not whole or column < 0 or count < 1 or not isinstance(name, str):
             raise DataError(
                 f"{path}: row {number} is column {column!r}, count {count!r}, image {name!r}; expected a "
-                f"pixel "
-                "column from 0, a count above 0 and the name of a section"
+                "pixel column from 0, a count above 0 and the name of a section"
             )
-        columns = mapping.setdefault(Path(name).stem if name.endswith(".png") else name, [])
+        stem = Path(name).stem if name.endswith(".png") else name
+        columns = found.columns.setdefault(stem, [])
         if int(column) not in columns:
             columns.append(int(column))
-    return mapping, path
+            found.rows[stem, int(column)] = number, int(count)
+    return found
 
 
 def write_mapping(path: Path, wells: dict[str, WellSet]) -> None:
@@ -91,13 +105,14 @@ def read_wells_png(
     *,
     columns: list[int] | None = None,
     background: tuple[int, ...] = (),
+    channels: int = 3,
+    value_range: tuple[float, ...] = (0, 255),
 ) -> WellSet:
     """Read the wells image of a section.
 
     What counts as data: where the image is not transparent; of an opaque image the mapped columns; else what
-    differs from
-    `background`; else, of an image in black and white, what is white (its facies are those of the section);
-    else what differs from the one colour that is no facies.
+    differs from `background`; else, of an image in black and white, what is white (its facies are those of
+    the section); else what differs from the one colour that is no facies.
 
     Args:
         path: the image, of the section's size.
@@ -105,11 +120,13 @@ def read_wells_png(
         palette: its facies.
         columns: mapped pixel columns.
         background: RGB of cells without data.
+        channels: as the sections are read.
+        value_range: likewise.
 
     Raises:
         DataError: another size than the section, a colour that is no facies, or no way to tell data.
     """
-    rgb, alpha = read_rgb(path)
+    rgb, alpha = read_rgb(path, channels, value_range)
     if rgb.shape[:2] != labels.shape:
         raise DataError(
             f"{path}: {rgb.shape[0]} x {rgb.shape[1]} pixels (H x W), its section has {labels.shape[0]} x "
@@ -118,24 +135,34 @@ def read_wells_png(
     if alpha is not None and alpha.all():
         alpha = None
     if columns:
-        known = np.zeros(labels.shape, dtype=bool)
-        known[:, columns] = True
-        if alpha is None:
-            return _from_columns(known, palette.to_labels(rgb, path, known=known), columns)
-        facies = palette.to_labels(rgb, path, known=alpha > 0)
-        others = WellSet.from_mask((alpha > 0) & ~known, facies)
-        return _from_columns((alpha > 0) & known, facies, columns).merged(others)
+        return _mapped_wells(path, rgb, alpha, palette, columns)
     if alpha is not None:
         known = alpha > 0
     elif background:
+        _refuse_facies_background(path, background, palette)
         known = (rgb != np.array(background, dtype=np.uint8)).any(axis=2)
     else:
         unique, inverse = unique_colors(rgb)
         if _is_mask(path, unique, palette):
-            return WellSet.from_mask(rgb[..., 0] == 255, labels)
+            mask = rgb[..., 0] == 255
+            _refuse_black_on_white(path, mask, palette)
+            return WellSet.from_mask(mask, labels)
         empty = _background(path, unique, palette)
         known = (inverse != empty).reshape(labels.shape)
     return WellSet.from_mask(known, palette.to_labels(rgb, path, known=known))
+
+
+def _mapped_wells(
+    path: Path, rgb: np.ndarray, alpha: np.ndarray | None, palette: Palette, columns: list[int]
+) -> WellSet:
+    """Return the data of mapped columns, and of what else is not transparent."""
+    known = np.zeros(rgb.shape[:2], dtype=bool)
+    known[:, columns] = True
+    if alpha is None:
+        return _from_columns(known, palette.to_labels(rgb, path, known=known), columns)
+    facies = palette.to_labels(rgb, path, known=alpha > 0)
+    others = WellSet.from_mask((alpha > 0) & ~known, facies)
+    return _from_columns((alpha > 0) & known, facies, columns).merged(others)
 
 
 def _from_columns(known: np.ndarray, facies: np.ndarray, columns: list[int]) -> WellSet:
@@ -154,6 +181,28 @@ def _is_mask(path: Path, unique: np.ndarray, palette: Palette) -> bool:
     return not both.all() or open_image(path).mode in _MASK_MODES
 
 
+def _refuse_facies_background(path: Path, background: tuple[int, ...], palette: Palette) -> None:
+    if (palette.colors == np.array(background)).all(axis=1).any():
+        raise DataError(
+            f"{path}: --well_background {' '.join(map(str, background))} is a facies too, so its data "
+            "cannot be told; expected transparency, wells_mapping.npz, or another background"
+        )
+
+
+def _refuse_black_on_white(path: Path, mask: np.ndarray, palette: Palette) -> None:
+    """Refuse an image that may as well show data of a black facies on white paper.
+
+    Raises:
+        DataError: colours, more white than black, and black is a facies.
+    """
+    black = color_distances(np.zeros((1, 3), dtype=np.uint8), palette.colors).min() == 0
+    if black and 0.5 < mask.mean() < 1 and open_image(path).mode not in _MASK_MODES:
+        raise DataError(
+            f"{path}: black and white, {100 * mask.mean():.0f} % white: a mask, or data of the black facies "
+            "on white? save a mask in grey levels, or give --well_background 255 255 255"
+        )
+
+
 def _background(path: Path, unique: np.ndarray, palette: Palette) -> int:
     """Return which colour is the background: the only one that is no facies."""
     foreign = np.flatnonzero(color_distances(unique, palette.colors).min(axis=1) > SNAP_DISTANCE)
@@ -162,112 +211,13 @@ def _background(path: Path, unique: np.ndarray, palette: Palette) -> int:
     if len(foreign) == 0:
         raise DataError(
             f"{path}: every colour is a facies, so cells without data cannot be told; expected transparency, "
-            "wells_mapping.npz, or --well_background R G B with a colour that is no facies"
+            "wells_mapping.npz, a grey mask (255 = data), or --well_background R G B that is no facies"
         )
     shown = ", ".join(str(tuple(c)) for c in unique[foreign[:4]].tolist())
     raise DataError(
         f"{path}: {len(foreign)} colours are no facies ({shown}), expected one, the background; "
         "use flat colours, transparency, or --well_background R G B"
     )
-
-
-@dataclass
-class Points:
-    """A table of hard data: coordinates by column name, facies codes, names of wells.
-
-    Attributes:
-        columns: lower-case name -> float64 [n].
-        codes: int64 [n]; None when `labels` are given.
-        wells: [n] names of wells; empty when the table has none.
-        where: the file.
-    """
-
-    columns: dict[str, np.ndarray]
-    codes: np.ndarray
-    where: str
-    wells: list[str] = field(default_factory=list)
-
-
-def read_points(path: str | Path) -> Points:
-    """Read GEO-EAS, CSV (by suffix .csv) or NPZ (.npz) points.
-
-    Raises:
-        DataError: no such table, no facies column, or a code that is no integer.
-    """
-    path = Path(path)
-    if path.suffix.lower() == ".csv":
-        names, columns, wells = _read_csv(path)
-    elif path.suffix.lower() == ".npz":
-        arrays = {name.lower(): values.reshape(-1) for name, values in read_npz(path).items()}
-        wells = [str(v) for v in arrays.pop("well_id", np.zeros(0)).tolist()]
-        columns = {name: v.astype(np.float64) for name, v in arrays.items() if v.dtype.kind in "iufb"}
-        columns = {{"rows": "row", "cols": "col"}.get(name, name): v for name, v in columns.items()}
-        names = list(columns)
-    else:
-        titles, table = read_geoeas(path)
-        names = [name.strip().lower() for name in titles]
-        if len(set(names)) < len(names):
-            raise DataError(f"{path}: columns {', '.join(names)[:80]}, expected each name once; rename one")
-        columns = {name: table[:, i] for i, name in enumerate(names)}
-        wells = []
-    return _points(path, names, columns, wells)
-
-
-def _points(path: Path, names: list[str], columns: dict[str, np.ndarray], wells: list[str]) -> Points:
-    facies = next((name for name in names if name in _FACIES_NAMES), None)
-    if facies is None and len(names) in (3, 4) and path.suffix.lower() not in (".csv", ".npz"):
-        columns = dict(zip(("x", "y", "z")[: len(names) - 1] + ("facies",), columns.values(), strict=True))
-        facies = "facies"
-    if facies is None or len({len(v) for v in columns.values()}) > 1:
-        raise DataError(
-            f"{path}: columns {', '.join(names)}, expected coordinates (x y z or col row) and facies"
-        )
-    number = next((name for name in names if name in _WELL_NAMES), None)
-    if number is not None and not wells:
-        wells = [f"{v:g}" for v in columns[number].tolist()]
-    codes = columns.pop(facies)
-    if wells and len(wells) != len(codes):
-        raise DataError(f"{path}: {len(wells)} names of wells for {len(codes)} data; give one to each datum")
-    for name, values in [*columns.items(), (facies, codes)]:
-        if not np.isfinite(values).all():
-            row = int(np.flatnonzero(~np.isfinite(values))[0])
-            raise DataError(f"{path}: datum {row + 1} has {name} {values[row]}, expected a number; remove it")
-    wrong = np.flatnonzero((codes != np.rint(codes)) | (np.abs(codes) > 2**31))
-    if wrong.size:
-        raise DataError(
-            f"{path}: datum {wrong[0] + 1} has facies {codes[wrong[0]]:g}, expected an integer code; "
-            f"classify it"
-        )
-    coordinates = {_AXIS_NAMES.get(name, name): values for name, values in columns.items()}
-    return Points(coordinates, codes.astype(np.int64), str(path), wells)
-
-
-def _read_csv(path: Path) -> tuple[list[str], dict[str, np.ndarray], list[str]]:
-    """Return (names, numeric columns, names of wells) of a CSV file with a header."""
-    try:
-        rows = [row for row in csv.reader(read_text(path).splitlines()) if any(cell.strip() for cell in row)]
-    except csv.Error as error:
-        raise DataError(f"{path}: no valid CSV ({error}); expected a header like x,y,facies") from error
-    names = [cell.strip().lower() for cell in rows[0]] if rows else []
-    if not set(names) & _FACIES_NAMES:
-        raise DataError(f"{path}: header {','.join(names)[:60]!r}, expected x,y,facies or col,row,facies")
-    if len(set(names)) < len(names):
-        raise DataError(f"{path}: header {','.join(names)[:60]!r} names a column twice")
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) != len(names):
-            raise DataError(f"{path}: row {number} has {len(row)} values, expected {len(names)}")
-    columns, wells = {}, []
-    for i, name in enumerate(names):
-        cells = [row[i].strip() for row in rows[1:]]
-        if name in _WELL_NAMES:
-            wells = cells
-            continue
-        try:
-            columns[name] = np.array([float(cell) for cell in cells])
-        except ValueError as error:
-            if name in _FACIES_NAMES or name in _AXIS_NAMES or name in ("col", "row"):
-                raise DataError(f"{path}: column {name}: {error}; expected numbers") from error
-    return list(columns), columns, wells
 
 
 def read_hard_data(
@@ -301,8 +251,7 @@ def read_hard_data(
     if not inside.any() and not allow_empty:
         raise DataError(
             f"{points.where}: none of its {len(inside)} data lies inside the grid of {shape[0]} x "
-            f"{shape[1]} cells "
-            f"(H x W); check --origin, --cell_size and --z_down{or_else}"
+            f"{shape[1]} cells (H x W); check --origin, --cell_size and --z_down{or_else}"
         )
     return wells
 
@@ -318,8 +267,31 @@ def place_points(
     rows, cols, inside = _cells(points, shape, geometry)
     labels = palette.from_codes_to_labels(points.codes, points.where)
     ids, names = _well_numbers(points, inside)
+    _refuse_clashes(points, rows, cols, inside)
     wells = WellSet.from_cells(rows[inside], cols[inside], labels[inside], ids, names, where=points.where)
     return wells, inside
+
+
+def _refuse_clashes(points: Points, rows: np.ndarray, cols: np.ndarray, inside: np.ndarray) -> None:
+    """Refuse two data of one cell that differ, both as the table has them.
+
+    Raises:
+        DataError: there are such data.
+    """
+    numbers = np.flatnonzero(inside)
+    key = np.stack([rows[inside], cols[inside]], axis=1)
+    _, first, inverse = np.unique(key, axis=0, return_index=True, return_inverse=True)
+    clash = np.flatnonzero(points.codes[numbers] != points.codes[numbers[first[inverse.reshape(-1)]]])
+    if clash.size:
+        pair = int(numbers[first[inverse.reshape(-1)[clash[0]]]]), int(numbers[clash[0]])
+        one, two = (
+            f"{i + 1} ({' '.join(f'{name} {v[i]:g}' for name, v in points.columns.items())}, facies "
+            f"{points.codes[i]})"
+            for i in pair
+        )
+        raise DataError(
+            f"{points.where}: data {one} and {two} lie in one cell, expected one facies a cell; remove one"
+        )
 
 
 def _cells(
@@ -340,8 +312,7 @@ def _cells(
         if horizontal not in columns or shown not in columns:
             raise DataError(
                 f"{points.where}: columns {', '.join(columns)} and facies, expected {horizontal} and "
-                f"{vertical}, "
-                "or col and row"
+                f"{vertical}, or col and row"
             )
         rows, cols = geometry.cells(columns[horizontal], columns[shown], shape[0])
         beside = np.zeros(len(rows), dtype=bool)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from common.errors import DataError, UserError
-from common.report import load_rows
+from common.report import format_number, load_rows
 from common.run import MachineOptions
 from facies_gan import metrics as M
 from facies_gan.baselines import is_strebelle
@@ -84,6 +84,11 @@ def test_report_of_a_model(model: Path, tmp_path: Path):
     text = (tmp_path / "report/evaluate.md").read_text()
     assert all(MEASURES[name].name in text for name in ("connectivity", "mph4", "seam_ratio"))
     assert "## Blending" in text and "## Calibration" in text and "half vs half" in text
+    (line,) = (row for row in text.splitlines() if row.startswith("| bodies"))
+    assert line.split(" | ")[-3] == format_number(found["reference"]["bodies"])  # what to aim at
+    page = (tmp_path / "report/index.html").read_text()
+    assert page.count("<table>") == text.count("|---|") and "**" not in page
+    assert all(f'src="figures/{name}"' in page for name in ("realisations.png", "calibration.png"))
     assert load_rows(tmp_path / "report/results.json") == rows
     assert {row.measure for row in rows} >= {"connectivity MAE", "4 x 4 patterns, JSD"}
     figures = {p.name for p in (tmp_path / "report/figures").iterdir()}

@@ -97,14 +97,15 @@ def test_files_of_a_set(model: Path, tmp_path: Path):
 
 def test_a_set_does_not_depend_on_how_it_is_made(model: Path, tmp_path: Path):
     """Batches of 1 and 8, tiles, and a set made in two parts give the same files."""
-    make(model, tmp_path / "a", how_many=5, hard_data=points(tmp_path))
+    first = make(model, tmp_path / "a", how_many=5, hard_data=points(tmp_path))
     whole = stack(tmp_path / "a")
     assert 0.1 < whole.mean() < 0.9
     make(model, tmp_path / "b", how_many=5, hard_data=points(tmp_path), batch_size=1, tile=16)
     assert np.array_equal(stack(tmp_path / "b"), whole)
     make(model, tmp_path / "c", how_many=3, hard_data=points(tmp_path))
-    make(model, tmp_path / "c", how_many=2, hard_data=points(tmp_path), first_index=3)
+    both = make(model, tmp_path / "c", how_many=2, hard_data=points(tmp_path), first_index=3)
     assert np.array_equal(stack(tmp_path / "c"), whole)
+    assert both["blending"] == pytest.approx(first["blending"]) and first["blending"]["seam_ratio"] > 0
     for name in ("probability.npy", "summary.csv", "entropy.npy", "most_likely.png"):
         assert (tmp_path / "c" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
     make(model, tmp_path / "d", how_many=1, hard_data=points(tmp_path), first_index=3)
@@ -218,7 +219,7 @@ def test_refusals(model: Path, tmp_path: Path):
             DataError,
             "facies codes 3 are unknown, expected one of 0, 128",
         ),
-        ({"hard_data": tmp_path / "two.csv"}, DataError, "data 1 and 2 lie in one cell"),
+        ({"hard_data": tmp_path / "two.csv"}, DataError, "data 1 .*and 2 .*lie in one cell"),
         ({"hard_data": points(tmp_path), "wells": 3}, UserError, "--wells 3: .* has 2 wells"),
         ({"wells": 9}, UserError, "--wells 9: 3 wells are stored"),
         ({"well_sections": ("nowhere",)}, UserError, "--well_sections nowhere"),
@@ -268,6 +269,9 @@ def test_model_with_seismic(tmp_path: Path):
             rec=True,
         )
         made.append(load(tmp_path / "run").card)
+    seismic = tmp_path / "data/seismic/b.npy"
+    with pytest.raises(UserError, match="holds realisations with seismic"):
+        make(tmp_path / "run", tmp_path / "a", size=(), seismic=seismic, first_index=2)
     assert made[0].num_seismic == 2
     np.save(tmp_path / "one.npy", np.zeros((24, 30), dtype=np.float32))
     with pytest.raises(DataError, match="1 channels, the model was trained with 2"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.errors import DataError
+from common.errors import DataError, UserError
 from facies_gan.dataset import read_training_data
 from facies_gan.geometry import GridGeometry, section_axes
 from facies_gan.grdecl import read_grdecl, write_grdecl
@@ -112,6 +112,30 @@ def test_grdecl_by_hand(tmp_path: Path):
         read_grdecl(tmp_path / "s.grdecl")
 
 
+def test_grdecl_of_other_tools(tmp_path: Path):
+    """--variable names the keyword of the codes; --grid_dims gives the size that the file lacks."""
+    (tmp_path / "p.grdecl").write_text("LITHO\n1 2 3 4 5 6\n/\nPORO\n6*0.1 /\n")
+    read = {"variable": "litho", "grid_dims": (3, 1, 2)}
+    assert (section_of(tmp_path / "p.grdecl", **read) == [[1, 2, 3], [4, 5, 6]]).all()
+    with pytest.raises(DataError, match="no keyword SPECGRID.*--grid_dims NX NY NZ"):
+        section_of(tmp_path / "p.grdecl", variable="LITHO")
+    with pytest.raises(DataError, match="no keyword FACIES.*--variable NAME"):
+        section_of(tmp_path / "p.grdecl", grid_dims=(3, 1, 2))
+    with pytest.raises(DataError, match=r"6 LITHO values, expected 8 \(4 x 1 x 2 cells\)"):
+        section_of(tmp_path / "p.grdecl", variable="LITHO", grid_dims=(4, 1, 2))
+    with pytest.raises(DataError, match=r"PORO value '6\*0.1', expected an integer"):
+        section_of(tmp_path / "p.grdecl", variable="PORO", grid_dims=(3, 1, 2))
+
+
+def test_axis_across_one_section(tmp_path: Path):
+    """A flat grid cannot be sliced along an axis that it shows; its own thin axis may be named."""
+    write_grid(tmp_path / "g.sgems", np.arange(6).reshape(2, 3) % 2)
+    for axis in ("y", "z"):
+        read_training_data(options(training_image=tmp_path / "g.sgems", slice_axis=axis))
+    with pytest.raises(UserError, match="--slice_axis x: .*3 x 2 x 1 cells, one section"):
+        read_training_data(options(training_image=tmp_path / "g.sgems", slice_axis="x"))
+
+
 def test_geoeas_round_trip(tmp_path: Path):
     """A table comes back number by number."""
     rows = np.array([[1.5, 2, 3], [4, 5, 6.25]])
@@ -132,6 +156,7 @@ HEAD = "2 2 1\n1\nfacies\n"
         (HEAD + "0\n1\nnan\n1", "value 3 is nan"),
         (HEAD + "0\n1\nsand\n1", "value 3 is 'sand'"),
         ("my grid\n1\nfacies\n0\n1\n0\n1", "is a title, .* --grid_dims"),
+        ("0 2 1\n1\nfacies\n0\n", "grid of 0 x 2 x 1 cells, expected 1 to"),
         ("2 2 1\nx\nfacies\n0\n1\n0\n1", "number of variables"),
         ("900000 900000 900000\n1\nf\n0\n", "cells"),
         ("", "0 lines"),

@@ -23,7 +23,7 @@ from facies_gan.interpolators import (
     WellInterpolator,
     make_interpolator,
 )
-from facies_gan.palette import Palette
+from facies_gan.palette import Palette, write_palette
 from facies_gan.wells import WellSet
 from tests.facies_gan.cases_data import COLORS4, options, random_labels, write_root
 
@@ -170,6 +170,25 @@ def test_cache_hits_by_content(tmp_path: Path):
     assert hits == 2 and not torch.equal(changed[1][1], first[1][1])
     assert cached(read_training_data(flags), folder, scales=[(7, 8)])[1] == 0
     assert cached(read_training_data(flags), folder, "nearest")[1] == 0
+
+
+def test_cache_tells_readings_of_one_file_apart(tmp_path: Path):
+    """Another variable or direction of a grid, other values of an image: never the pyramid of the first."""
+    grid = random_labels((16, 20), 2)
+    both = "\n".join(f"{a} {1 - a}" for a in grid.reshape(-1).tolist())
+    (tmp_path / "two").write_text(f"20 16 1\n2\nfirst\nsecond\n{both}\n")
+    write_png(tmp_path / "grey.png", np.where(grid, 255, 0).astype(np.uint8))
+    shades = Palette(np.array([(v, v, v) for v in (0, 128, 255)]), np.arange(3), ("a", "b", "c"))
+    write_palette(tmp_path / "palette.json", shades)
+    for name, readings in {
+        "two": ({"variable": "first"}, {"variable": "second"}, {"variable": "first", "z_down": True}),
+        "grey.png": ({}, {"img_color_range": (0.0, 510.0)}),
+    }.items():
+        for flags in readings:
+            data = read_training_data(options(training_image=tmp_path / name, **flags))
+            found, hits = cached(data, tmp_path / "cache")
+            assert hits == 0 and (found[0][1].argmax(0).numpy() == data.sections[0].labels).all()
+            assert cached(data, tmp_path / "cache")[1] == 1
 
 
 def test_damaged_and_poisoned_entries(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

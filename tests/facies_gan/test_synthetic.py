@@ -168,6 +168,7 @@ def test_preparation(tmp_path: Path):
     assert sum(f["share"] for f in told["facies"]) == pytest.approx(1, abs=1e-3)
     text = "\n".join(table(told))
     assert "channel sand" in text and "24 x 30" in text and "6 with 144 data" in text
+    assert "144 data agree with" in text and "z from 1 in cells of 1, counted from the bottom" in text
     first, second = prepare(config), prepare(config, num_workers=1)
     assert (first["built"], first["found"], second["built"], second["found"]) == (3, 0, 0, 3)
     assert prepare(replace(config, clear_cache=True))["built"] == 3

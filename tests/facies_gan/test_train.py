@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.checkpoint import plain_tree
 from common.errors import DataError, UserError
 from facies_gan import neural_smoother, run_files, samples
 from facies_gan.config import RunOptions, TrainingOptions, TrainningOptions
@@ -20,6 +21,7 @@ from facies_gan.model_card import ModelCard
 from facies_gan.model_files import find_model, load
 from facies_gan.setup import prepare
 from facies_gan.simulator import Conditioning, realisation_noise, rebuild
+from facies_gan.step_profiler import StepProfiler
 from facies_gan.train import DRY_RUN_SECTIONS, _try_one_batch, train
 from tests.facies_gan.cases_gan import options, run_options, task_of, trained, write_folder, write_image
 from tests.toy_runs import differences
@@ -57,7 +59,8 @@ def test_files_of_a_run(run: Path):
         for name in ("generator.pt", "discriminator.pt", "noise_amp.pt", "shape.json"):
             assert (run / str(k) / name).is_file(), name
         assert list((run / str(k)).glob("events*"))
-    assert list(run.glob("tensorboard_logs/events*")) and list(run.glob("2/samples/*.png"))
+        assert list((run / str(k)).glob("samples/*.png")), k
+    assert list(run.glob("tensorboard_logs/events*"))
     assert json.loads((run / "2/shape.json").read_text()) == {"scale": 2, "height": 32, "width": 40}
     weights = read(run / "model.pt")["state_dict"]
     assert all(name.startswith("generators.") for name in weights) and len(weights) == 30
@@ -69,15 +72,33 @@ def test_files_of_a_run(run: Path):
         "Mean/G_Total",
         "LearningRate/generator",
     } <= names
+    scored = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    shares = [line["data_accuracy_before_injection"] for line in scored if "variogram_mae" in line]
+    assert len(shares) == 3 and all(0 <= share <= 1 for share in shares)  # though the image has no wells
     trace = json.loads((run / "profiler_trace.json").read_text())
     assert trace["traceEvents"] and (run / "profiler_trace.json").stat().st_size < 100_000_000
 
 
+def test_profile_of_a_short_run(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """A run that ends inside the window says how much was profiled, one that ends before it that none was."""
+    for steps, text in ((7, "profile of 2 iterations"), (4, "nothing profiled in 4 iterations")):
+        profiler = StepProfiler(tmp_path, 20, torch.device("cpu"))
+        for _ in range(steps):
+            profiler.before()
+            torch.ones(2).sum()
+            profiler.after()
+        profiler.close()
+        assert text in caplog.text
+
+
 def test_model_from_scale_folders(run: Path, tmp_path: Path):
-    """Without model.pt a run's folder, and a folder of runs, generate the same labels."""
+    """Without model.pt a run's folder, and one of runs, hold the same weights and give the same labels."""
     shutil.copytree(run, tmp_path / "runs" / "one")
     (tmp_path / "runs" / "one" / "model.pt").unlink()
     expected = labels_of(run)
+    again, first = find_model(tmp_path / "runs" / "one"), find_model(run)
+    assert not differences(again.state_dict, first.state_dict)  # though the first group ended unevaluated
+    assert not differences(plain_tree(again.normalization), first.normalization)
     assert np.array_equal(labels_of(tmp_path / "runs" / "one"), expected)
     assert np.array_equal(labels_of(tmp_path / "runs"), expected)
     assert np.array_equal(labels_of(run / "checkpoints" / "last.pt"), expected)
@@ -116,6 +137,10 @@ def test_growing(run: Path, tmp_path: Path):
     assert not differences(before["state_dict"], old)
     card = ModelCard.from_dict(after["normalization"])
     assert card.num_trained == 4 and card.scales(card.size)[1] == (16, 20) and card.size == (32, 40)
+    (grown / "model.pt").unlink()
+    again = find_model(grown)  # the old scales' folders tell the larger pyramid
+    for part in ("state_dict", "normalization"):
+        assert not differences(plain_tree(getattr(again, part)), after[part])
     with pytest.raises(UserError, match="--stop_scale 1: the resumed model has scales 0 to 3"):
         train(options(stop_scale=1, **changes), run_options(grown, resume="auto"))
 

@@ -183,7 +183,12 @@ def test_points_of_every_kind(tmp_path: Path):
     ("text", "message"),
     [
         ("x,y,facies\n1,1,7\n", "facies codes 7 are unknown, expected one of 0, 1, 2, 3"),
-        ("x,y,facies\n1,1,1\n1.4,1,2\n", "data 1 and 2 lie in one cell"),
+        (
+            "x,y,facies\n99,1,1\n1,1,1\n1.4,1,2\n",
+            r"data 2 \(x 1 y 1, facies 1\) and 3 \(x 1.4 y 1, facies 2\) lie in one cell",
+        ),
+        ("x,y,facies\n", "holds no datum"),
+        ("x;y;facies\n1;1;7\n", "facies codes 7 are unknown"),
         ("x,y,facies\n99,99,1\n", "none of its 1 data lies inside.*check --origin"),
         ("x,y,facies\n1,1,0.5\n", "datum 1 has facies 0.5"),
         ("x,y,facies\n1,nan,1\n", "datum 1 has y nan"),
