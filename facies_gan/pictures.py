@@ -94,7 +94,7 @@ def draw_legend(figure: Any, palette: Palette, wells: WellSet | None = None) -> 
     from matplotlib.patches import Patch
 
     handles: list[Any] = [
-        Patch(facecolor=np.asarray(color) / 255, edgecolor="#666666", linewidth=0.6, label=name)
+        Patch(facecolor=tuple(np.asarray(color) / 255), edgecolor="#666666", linewidth=0.6, label=name)
         for color, name in zip(palette.colors, palette.names, strict=True)
     ]
     sizes = np.bincount(wells.well_id) if wells is not None and len(wells) else np.zeros(0)

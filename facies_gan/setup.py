@@ -183,44 +183,16 @@ def prepare(options: TrainingOptions, run: RunOptions, device: torch.device | st
     )
     _check(options, data)
     fractions = _fractions(options, data.sections, card)
-    sizes = section_scales(data.sections, options.max_size, fractions)
-    cache = PyramidCache(options.cache_dir)
-    if options.clear_cache and distributed.is_main():
-        get_logger().info(f"{options.cache_dir}: {cache.clear()} cache entries deleted")
-    pyramids = facies_pyramids(
-        data.sections, data.palette, sizes, _interpolator(options, run), cache=cache,
-        num_workers=run.num_workers, device=device,
-    )  # fmt: skip
-    single = data.is_single
-    mode = options.padding_mode if options.padding_mode != "auto" else "noise" if single else "zeros"
+    pyramids = _pyramids(options, run, data, fractions, device)
+    outside = "noise" if data.is_single else "zeros"
+    mode = outside if options.padding_mode == "auto" else options.padding_mode
     architecture = _architecture(options, data)
-    if (
-        card is not None
-        and not resumes
-        and card.architecture.condition_channels != architecture.condition_channels
-    ):
+    channels = architecture.condition_channels
+    if card is not None and not resumes and card.architecture.condition_channels != channels:
         raise UserError(
             "--resume: the model was trained with other --use_wells or --use_seismic; use the same"
         )
-    axes = data.sections[0].geometry.axes
-    rule = ConditioningRule(
-        options.max_random_wells,
-        options.max_random_points,
-        options.no_well_prob,
-        rows_too=single and axes == ("x", "y"),
-        always=options.wells_mask_columns,
-    )
-    samples = Samples(
-        data,
-        pyramids,
-        mode=mode,
-        border=architecture.border,
-        rule=rule if options.use_wells else None,
-        flips=options.augment_flip,
-        anchors=options.num_real_facies,
-        noise_channels=options.noise_channels,
-        seed=run.seed,
-    )
+    samples = _samples(options, data, pyramids, mode, architecture.border, run.seed)
     task = (earlier.training.get("task") if earlier and resumes else None) or {}
     plans = plan_groups(options, [GroupPlan.from_dict(p) for p in task.get("plans", ())])
     setup = Setup(
@@ -231,6 +203,43 @@ def prepare(options: TrainingOptions, run: RunOptions, device: torch.device | st
     if earlier and card and not resumes:
         _begin_from(setup, card, earlier.state_dict, Path(run.resume))
     return setup
+
+
+def _pyramids(
+    options: TrainingOptions, run: RunOptions, data: SectionSet, fractions: tuple[float, ...], device: Any
+) -> list[list[torch.Tensor]]:
+    """Return the sections at all scales, from the cache where they lie there."""
+    cache = PyramidCache(options.cache_dir)
+    if options.clear_cache and distributed.is_main():
+        get_logger().info(f"{options.cache_dir}: {cache.clear()} cache entries deleted")
+    sizes = section_scales(data.sections, options.max_size, fractions)
+    way, workers = _interpolator(options, run), run.num_workers
+    return facies_pyramids(
+        data.sections, data.palette, sizes, way, cache=cache, num_workers=workers, device=device
+    )
+
+
+def _samples(
+    o: TrainingOptions,
+    data: SectionSet,
+    pyramids: list[list[torch.Tensor]],
+    mode: str,
+    border: int,
+    seed: int,
+) -> Samples:
+    """Return what batches are drawn from; in plan view rows act as wells too."""
+    rows_too = data.is_single and data.sections[0].geometry.axes == ("x", "y")
+    rule = ConditioningRule(
+        o.max_random_wells,
+        o.max_random_points,
+        o.no_well_prob,
+        rows_too=rows_too,
+        always=o.wells_mask_columns,
+    )
+    return Samples(
+        data, pyramids, mode=mode, border=border, rule=rule if o.use_wells else None, flips=o.augment_flip,
+        anchors=o.num_real_facies, noise_channels=o.noise_channels, seed=seed,
+    )  # fmt: skip
 
 
 def _interpolator(options: TrainingOptions, run: RunOptions) -> str:
