@@ -28,7 +28,7 @@ from facies_gan.evaluate_report import demo_rows, markdown
 from facies_gan.evaluate_sets import Group, Maker, MethodSet, pasted
 from facies_gan.evaluate_wells import Blending, measure_blending, measure_calibration
 from facies_gan.infer import ADVICE
-from facies_gan.metrics import split_half
+from facies_gan.metrics import DISTANCES, entropy_of_nearest, split_half
 from facies_gan.model_files import load
 from facies_gan.simulator import Simulator
 from facies_gan.wells import WellSet
@@ -191,8 +191,15 @@ class _Report:
 
     def _reference_scores(self) -> dict[str, float]:
         """Return what the reference itself shows at the same data, and its bodies."""
-        truths = [Group(s.truth[None], s.wells, s.truth) for s in self.case.scenes]
-        return score(MethodSet("reference", truths), self.case, self.config.max_lag, self.seed)
+        case = self.case
+        truths = [Group(s.truth[None], s.wells, s.truth) for s in case.scenes]
+        found = score(MethodSet("reference", truths), case, self.config.max_lag, self.seed)
+        with_data = [scene for scene in case.scenes if len(scene.wells)]
+        if case.is_single and with_data:
+            scene = with_data[0]
+            left = entropy_of_nearest([scene.truth], scene.wells, len(case.palette))
+            found |= {f"entropy_{d}": float(e) for d, e in zip(DISTANCES, left, strict=True) if e >= 0}
+        return found
 
     def draw(self, folder: Path, document: Mapping[str, Any]) -> None:
         """Draw all figures that there is something for."""
@@ -205,7 +212,9 @@ class _Report:
         pictures.draw_scores(folder / "scores.png", scores, document["half_vs_half"], self.ours)
         pictures.draw_mds(folder / "mds.png", case, shown)
         pictures.draw_entropy_curves(
-            folder / "entropy.png", {n: s for n, s in scores.items() if n not in (FREE, "paste")}
+            folder / "entropy.png",
+            {n: s for n, s in scores.items() if n not in (FREE, "paste")}
+            | {"reference, nearest datum alone": document["reference"]},
         )
         if not case.is_single:
             pictures.draw_proportion_curves(folder / "proportions.png", case, ours)

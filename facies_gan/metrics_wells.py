@@ -133,6 +133,56 @@ def entropy_by_distance(
     return np.array([entropy[far == d].mean() if (far == d).any() else np.nan for d in distances])
 
 
+def entropy_of_nearest(
+    references: Sequence[np.ndarray], wells: WellSet, num_classes: int, distances: Sequence[int] = DISTANCES
+) -> np.ndarray:
+    """Return what the references leave open of cells of which only the nearest datum is known, in bits.
+
+    p(c | f, v) = P(I(x + v) = c | I(x) = f) over all x of the references, for the datum's facies f and the
+    offset v from it; its entropy is averaged over the cells at each Chebyshev distance, NaN for none. More
+    data and longer patterns leave less open, so realisations near a lone datum belong a little below it.
+
+    Args:
+        references: labels [H, W] each; the first one's grid holds the data.
+        wells: data with their facies.
+        num_classes: C.
+        distances: cells.
+    """
+    shape = references[0].shape
+    mask = ~wells.mask(shape)
+    nearest = np.asarray(
+        ndimage.distance_transform_cdt(mask, "chessboard", return_distances=False, return_indices=True)
+    )
+    far = distance_to_data(wells, shape)
+    facies = np.zeros(shape, dtype=np.int64)
+    facies[wells.rows, wells.cols] = wells.facies
+    found = []
+    for distance in distances:
+        rows, cols = np.nonzero(far == distance)
+        from_row, from_col = nearest[0][rows, cols], nearest[1][rows, cols]
+        cases = np.stack([facies[from_row, from_col], rows - from_row, cols - from_col])
+        kinds, counts = np.unique(cases, axis=1, return_counts=True)
+        entropies = [_entropy_at(references, int(f), (int(v), int(h)), num_classes) for f, v, h in kinds.T]
+        known = np.isfinite(entropies)
+        usable = counts[known].sum() if len(entropies) else 0
+        found.append(np.dot(np.array(entropies)[known], counts[known]) / usable if usable else np.nan)
+    return np.array(found)
+
+
+def _entropy_at(grids: Sequence[np.ndarray], facies: int, offset: tuple[int, int], classes: int) -> float:
+    """Return the entropy of a cell's facies at an offset from cells of a facies; NaN where none has both."""
+    counts = np.zeros(classes)
+    for grid in grids:
+        here, there = (
+            tuple(slice(max(0, s * v), n + min(0, s * v)) for v, n in zip(offset, grid.shape, strict=True))
+            for s in (-1, 1)
+        )
+        counts += np.bincount(grid[there][grid[here] == facies], minlength=classes)[:classes]
+    if not counts.sum():
+        return np.nan
+    return float(entropy_map((counts / counts.sum())[:, None])[0])
+
+
 def distance_to_data(wells: WellSet, shape: tuple[int, int]) -> np.ndarray:
     """Return the Chebyshev distance in cells to the nearest datum, int [H, W]; -1 everywhere without data."""
     return np.asarray(ndimage.distance_transform_cdt(~wells.mask(shape), metric="chessboard"))

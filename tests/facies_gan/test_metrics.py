@@ -283,3 +283,16 @@ def test_strebelle_figures(real_data):
     known |= {"mph4": 0.00805, "mph4_stride2": 0.0194, "mph4_stride4": 0.0795}
     for name, value in known.items():
         assert found[name] == pytest.approx(value, rel=0.01), name
+
+
+def test_entropy_of_the_nearest_datum():
+    """Beside stripes of 4 columns a quarter of the cells may differ; noise leaves everything open."""
+    stripes = np.tile(np.repeat(np.array([0, 1], np.uint8), 4), (64, 8))
+    wells = WellSet.from_cells(np.array([32]), np.array([32]), stripes[[32], [32]], np.array([0]))
+    none, one, two = M.entropy_of_nearest([stripes], wells, 2, (0, 1, 2))
+    side = -(0.25 * np.log2(0.25) + 0.75 * np.log2(0.75))  # a quarter of the cells end their stripe
+    assert one == pytest.approx(6 / 8 * side, rel=0.03)
+    assert none == 0 and two > one
+    noise = np.random.default_rng(0).integers(0, 2, (200, 200), dtype=np.uint8)
+    far = WellSet.from_cells(np.array([100]), np.array([100]), noise[[100], [100]], np.array([0]))
+    assert M.entropy_of_nearest([noise], far, 2, (1, 5)) == pytest.approx(1.0, abs=1e-3)
