@@ -32,11 +32,10 @@ import torch  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from benchmarks import _fault_seg_quality as quality  # noqa: E402
-from benchmarks._table import RESULTS, row, show  # noqa: E402
+from benchmarks._table import RESULTS, row, show, store_case  # noqa: E402
 from common import device as devices  # noqa: E402
 from common.cli import main  # noqa: E402
 from common.device import resolve_precision  # noqa: E402
-from common.files import write_json  # noqa: E402
 from common.guard import Guard  # noqa: E402
 from common.noise import gaussian  # noqa: E402
 from common.run import MachineOptions  # noqa: E402
@@ -236,12 +235,6 @@ def cost_rows() -> Table:
         return network_rows() + generator_rows() + survey_rows(Path(name))
 
 
-def stored(path: Path) -> dict[str, Any]:
-    """Return the results by case; a file from before there were cases holds the costs alone."""
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return {"cost": found} if "rows" in found else found
-
-
 def save(path: Path, case: str, rows: Table, seconds: float, settings: dict[str, Any]) -> None:
     """Replace the result of one case; the others stay."""
     result = {
@@ -254,7 +247,7 @@ def save(path: Path, case: str, rows: Table, seconds: float, settings: dict[str,
     }
     if "command" in settings:
         result["command"] = settings["command"]
-    write_json(path, {**stored(path), case: result})
+    store_case(path, case, result, alone="cost")
 
 
 def parsed(argv: Sequence[str]) -> argparse.Namespace:

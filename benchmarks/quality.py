@@ -26,12 +26,11 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-from benchmarks._table import RESULTS, row, show  # noqa: E402
+from benchmarks._table import RESULTS, row, show, store_case  # noqa: E402
 from common.cli import main, option, parse  # noqa: E402
 from common.demo import Step, run_step  # noqa: E402
-from common.files import read_json, write_json  # noqa: E402
+from common.errors import EXIT_LEFT_OUT, DataError  # noqa: E402
 from common.report import Row, load_rows  # noqa: E402
-from common.run import BasicOptions  # noqa: E402
 
 REAL = ROOT.parent / "shared/data"
 STREBELLE = "facies/strebelle_250.sgems", "facies/strebelle_wells9.dat"
@@ -45,7 +44,6 @@ class Case:
 
     Attributes:
         commands: lines below scripts/; `{work}` is the case's folder, `{data}` that of the real files.
-        minutes: that it takes, about, on one core.
         values: limits of what was measured.
         ratios: limits of it over the best baseline.
         results: of the evaluation, below `{work}`.
@@ -53,7 +51,6 @@ class Case:
     """
 
     commands: tuple[str, ...]
-    minutes: float
     values: Limits = field(default_factory=dict)
     ratios: Limits = field(default_factory=dict)
     results: str = "report/results.json"
@@ -67,7 +64,6 @@ CASES = {
             "fault_seg/make_data.py --preset standard --out {work}/data",
             "fault_seg/evaluate.py --data {work}/data --out {work}/report",
         ),
-        minutes=6,
         values={
             "fault average precision": (None, 0.75),
             "fault IoU, tuned threshold": (None, 0.50),
@@ -87,7 +83,6 @@ CASES = {
             "facies_gan/evaluate.py --model_path {work}/run --reference {work}/all --first_section 48 "
             "--how_many 8 --blending_count 8 --baselines tgs --out {work}/report",
         ),
-        minutes=7,
         ratios={"connectivity MAE": BELOW, "4 x 4 patterns, JSD": BELOW},
     ),
     "facies_gan, Strebelle": Case(
@@ -97,7 +92,6 @@ CASES = {
             "facies_gan/evaluate.py --model_path {work}/run --hard_data {data}/facies/strebelle_wells9.dat "
             "--how_many 20 --baselines tgs snesim --out {work}/report",
         ),
-        minutes=12,
         values={
             "proportion error": (0.015, None),
             "variogram MAE / sill": (0.040, None),
@@ -114,12 +108,10 @@ CASES = {
             "--train_data_path {work}/data/train --val_data_path {work}/data/val "
             "--test_data_path {work}/data/test --refine 20 --refine_samples 10 --out {work}/report",
         ),
-        minutes=30,
         ratios={"velocity MAE": BELOW, "velocity MAPE": BELOW},
     ),
     "velocity_inversion, refinement": Case(
         ("velocity_inversion/evaluate.py --bench refine --out {work}/report",),
-        minutes=5,
         ratios={
             "velocity MAE after 20 iterations from smoothed truth": (0.60, None),
             "velocity MAE after 50 iterations from smoothed truth": (0.45, None),
@@ -127,7 +119,6 @@ CASES = {
     ),
     "velocity_inversion, eight samples": Case(
         ("velocity_inversion/evaluate.py --bench overfit --out {work}/report",),
-        minutes=11,
         ratios={"velocity MAE on 8 training samples": (0.3, None)},
     ),
     "voxel_ode": Case(
@@ -139,7 +130,6 @@ CASES = {
             "voxel_ode/evaluate.py --prepped_root {work}/data --ckpt_path {work}/run/checkpoints/best.pt "
             "--pressure_sweeps 64 --out {work}/report",
         ),
-        minutes=6,
         ratios={"temperature RMSE of the rollout": BELOW, "pressure RMSE of the rollout": (0.65, None)},
     ),
 }
@@ -147,11 +137,18 @@ CASES = {
 
 @dataclass(frozen=True)
 class Config:
-    """What is measured."""
+    """What is measured, and where it goes."""
 
     case: str = option("all", "what to measure", choices=("all", *CASES))
     real_data: Path = option(REAL, "folder of real files; cases that need absent ones are left out")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How it is run."""
+
     result: Path = option(RESULTS / "quality.json", "file of the results")
+    dry_run: bool = option(False, "print the commands")
 
 
 def measure(case: Case, data: Path, work: Path) -> tuple[Rows, str]:
@@ -163,7 +160,11 @@ def measure(case: Case, data: Path, work: Path) -> tuple[Rows, str]:
     for step in steps:
         run_step(step)
     told = " && ".join(f"python scripts/{line.format(work='out', data='data')}" for line in case.commands)
-    return [line_of(row, case) for row in load_rows(work / case.results)], told
+    rows = load_rows(work / case.results)
+    absent = sorted({*case.values, *case.ratios} - {row.measure for row in rows})
+    if absent:
+        raise DataError(f"{case.results}: no {', '.join(absent)}, which the case has limits for; correct it")
+    return [line_of(row, case) for row in rows], told
 
 
 def line_of(found: Row, case: Case) -> dict[str, Any]:
@@ -172,7 +173,9 @@ def line_of(found: Row, case: Case) -> dict[str, Any]:
     value = found.ours if found.ours is not None else float("nan")
     most, least = case.values.get(found.measure, (None, None))
     limits = case.ratios.get(found.measure)
-    if limits and found.best_baseline is not None:
+    if limits:
+        if found.best_baseline is None:
+            raise DataError(f"{found.measure}: has a limit of its ratio and no baseline; correct the case")
         most, least = (None if limit is None else limit * found.best_baseline for limit in limits)
     return row(found.measure, value, found.unit, most, least=least, baseline=name, ratio=found.ratio)
 
@@ -187,24 +190,29 @@ def save(path: Path, case: str, lines: Rows, seconds: float, command: str) -> No
         "date": time.strftime("%Y-%m-%d"),
         "seconds": round(seconds, 1),
     }
-    stored = read_json(path, "delete it") if path.is_file() else {}
-    write_json(path, {**stored, case: result})
+    store_case(path, case, result)
 
 
-def run(argv: Sequence[str]) -> None:
-    """Measure, print, and write benchmarks/results/quality.json."""
-    config = parse(argv, Config, BasicOptions, description=__doc__).config
+def run(argv: Sequence[str]) -> int:
+    """Measure, print, and write benchmarks/results/quality.json; say by the exit code when nothing could be."""
+    parsed = parse(argv, Config, Options, description=__doc__)
+    config, options, measured = parsed.config, parsed.run, 0
     for name in CASES if config.case == "all" else (config.case,):
         case = CASES[name]
         absent = [file for file in case.needs if not (config.real_data / file).is_file()]
         if absent:
             print(f"{name}: left out, {config.real_data / absent[0]} is not there")
             continue
+        measured += 1
+        if options.dry_run:
+            print(name, *(f"  python scripts/{line}" for line in case.commands), sep="\n")
+            continue
         began = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             lines, command = measure(case, config.real_data, Path(folder))
-        save(config.result, name, lines, time.perf_counter() - began, command)
+        save(options.result, name, lines, time.perf_counter() - began, command)
         show(lines)
+    return 0 if measured else EXIT_LEFT_OUT
 
 
 if __name__ == "__main__":

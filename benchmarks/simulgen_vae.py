@@ -30,11 +30,10 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from benchmarks._table import row, show  # noqa: E402
+from benchmarks._table import row, show, store_case  # noqa: E402
 from common.cli import main, option, parse  # noqa: E402
 from common.device import peak_memory_bytes  # noqa: E402
-from common.errors import DataError  # noqa: E402
-from common.files import write_json  # noqa: E402
+from common.errors import EXIT_LEFT_OUT, DataError  # noqa: E402
 from common.guard import Guard  # noqa: E402
 from common.noise import numpy_stream  # noqa: E402
 from common.run import TrainOptions  # noqa: E402
@@ -361,32 +360,36 @@ def save(case: str, lines: Rows, seconds: float, config: Config, seed: int) -> N
     """Replace the lines of a case in the stored result; tiny runs are not stored."""
     if config.smoke or not lines:
         return
-    stored = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
     told = f"python benchmarks/simulgen_vae.py --case {case}" + (f" --seed {seed}" if seed else "")
-    stored[f"{case}, seed {seed}" if seed else case] = {
+    result = {
         "rows": lines,
         "seed": seed,
         "command": told + ("" if config.threads == Config.threads else f" --threads {config.threads}"),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU, one thread",
         "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
         "seconds": round(seconds, 1),
     }
-    write_json(RESULT, stored)
+    store_case(RESULT, f"{case}, seed {seed}" if seed else case, result)
 
 
-def run(argv: Sequence[str]) -> None:
-    """Measure, print, and write benchmarks/results/simulgen_vae.json."""
+def run(argv: Sequence[str]) -> int:
+    """Measure, print, and write benchmarks/results/simulgen_vae.json; the exit code tells when nothing was."""
     parsed = parse(argv, Config, Options, description=__doc__)
     config, seed = parsed.config, parsed.run.seed
     torch.set_num_threads(1)
     if config.case == "scale_child":
         scale_child(config)
-        return
+        return 0
+    measured = 0
     for case in CASES if config.case == "all" else (config.case,):
         began = time.perf_counter()
         lines = measure(case, config, seed)
         save(case, lines, time.perf_counter() - began, config, seed)
-        show(lines)
+        if lines:
+            show(lines)
+        measured += len(lines)
+    return 0 if measured else EXIT_LEFT_OUT
 
 
 if __name__ == "__main__":

@@ -26,14 +26,14 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from benchmarks._table import row  # noqa: E402
+from benchmarks._table import NoOptions, row  # noqa: E402
 from common.cli import main, option, parse  # noqa: E402
 from common.device import peak_memory_bytes  # noqa: E402
 from common.files import write_json  # noqa: E402
 from common.guard import Guard  # noqa: E402
 from common.metrics import relative_l2  # noqa: E402
 from common.noise import numpy_stream  # noqa: E402
-from common.run import BasicOptions, TrainOptions  # noqa: E402
+from common.run import TrainOptions  # noqa: E402
 from simulgen_vae.basis import OVERSAMPLING, Basis, fit_basis  # noqa: E402
 from simulgen_vae.canonical import CHUNK_NODES  # noqa: E402
 from simulgen_vae.config import TrainConfig  # noqa: E402
@@ -153,7 +153,7 @@ def train(config: Config, inputs: Inputs) -> dict[str, Any]:
 
 def run(argv: Sequence[str]) -> None:
     """Run one phase and write <folder>/<phase>.json."""
-    config = parse(argv, Config, BasicOptions, description=__doc__).config
+    config = parse(argv, Config, NoOptions, description=__doc__).config
     torch.set_num_threads(config.threads)
     inputs = gather(settings(config), TrainOptions(out=config.folder / "run", device="cpu"))
     found = {"basis": fit, "coefficients": reduce, "epochs": train}[config.phase](config, inputs)

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from benchmarks._table import publish, row, show  # noqa: E402
+from benchmarks._table import NoOptions, publish, row, show  # noqa: E402
 from common.cli import main, option, parse  # noqa: E402
 from common.run import BasicOptions, MachineOptions, TrainOptions  # noqa: E402
 from simulgen_vae import direct, field_net, gp2  # noqa: E402
@@ -178,7 +178,7 @@ def measure(config: Config, folder: Path) -> Rows:
 
 def run(argv: Sequence[str]) -> None:
     """Measure, print, and write benchmarks/results/simulgen_vae_infer.json."""
-    config = parse(argv, Config, BasicOptions, description=__doc__).config
+    config = parse(argv, Config, NoOptions, description=__doc__).config
     torch.set_num_threads(1)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:

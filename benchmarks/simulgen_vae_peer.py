@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from benchmarks._table import publish, row  # noqa: E402
+from benchmarks._table import NoOptions, publish, row  # noqa: E402
 from benchmarks.simulgen_vae_scaling import rows_of  # noqa: E402
 from common.cli import main, option, parse  # noqa: E402
 from common.noise import torch_stream  # noqa: E402
@@ -231,7 +231,7 @@ def measure(config: Config, seed: int, folder: Path) -> list[dict[str, Any]]:
 
 def run(argv: Sequence[str]) -> None:
     """Measure, print, and write benchmarks/results/simulgen_vae_peer.json."""
-    parsed = parse(argv, Config, BasicOptions, description=__doc__)
+    parsed = parse(argv, Config, NoOptions, description=__doc__)
     torch.set_num_threads(1)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from benchmarks._table import publish, row  # noqa: E402
+from benchmarks._table import NoOptions, publish, row  # noqa: E402
 from common import figures  # noqa: E402
 from common.cli import main, option, parse  # noqa: E402
 from common.run import BasicOptions  # noqa: E402
@@ -144,7 +144,7 @@ def draw(path: Path, nums: Sequence[int], errors: dict[str, list[float]]) -> Non
 
 def run(argv: Sequence[str]) -> None:
     """Measure, print, draw, and write benchmarks/results/simulgen_vae_scaling.json."""
-    config = parse(argv, Config, BasicOptions, description=__doc__).config
+    config = parse(argv, Config, NoOptions, description=__doc__).config
     torch.set_num_threads(1)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
 import platform
 import sys
@@ -30,11 +29,10 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from benchmarks._table import RESULTS, row, show  # noqa: E402
+from benchmarks._table import RESULTS, row, show, store_case  # noqa: E402
 from benchmarks.voxel_ode_step import NUM_PARAMS, make_normalizer  # noqa: E402
 from common import device as devices  # noqa: E402
 from common.device import resolve_precision  # noqa: E402
-from common.files import write_json  # noqa: E402
 from common.noise import torch_stream  # noqa: E402
 from voxel_ode.config import ModelConfig  # noqa: E402
 from voxel_ode.convolutions import choose_backends, set_backends  # noqa: E402
@@ -284,12 +282,6 @@ def agreement(way: str, states: dict[str, torch.Tensor | None]) -> Table:
     return rows
 
 
-def stored(path: Path) -> dict[str, Any]:
-    """Return the results by case; a file from before there were cases holds case cpu alone."""
-    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return {"cpu": found} if "rows" in found else found
-
-
 def save(path: Path, case: str, rows: Table, began: float, machine: str, args: argparse.Namespace) -> None:
     """Print the rows of a case and replace them in the file; the other case stays."""
     show(rows)
@@ -301,7 +293,7 @@ def save(path: Path, case: str, rows: Table, began: float, machine: str, args: a
         "torch": torch.__version__,
         "seconds": round(time.perf_counter() - began, 1),
     }
-    write_json(path, {**stored(path), case: result})
+    store_case(path, case, result, alone="cpu")
 
 
 def parsed(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -13,6 +13,7 @@ EXIT_DATA = 3
 EXIT_DIVERGED = 4
 EXIT_STOPPED_EARLY = 75
 EXIT_INTERRUPTED = 130
+EXIT_LEFT_OUT = 77  # of a benchmark that has nothing to measure on this machine
 
 
 class StrataError(Exception):

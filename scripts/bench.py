@@ -1,6 +1,6 @@
 """Run every benchmark one after another and write benchmarks/results/*.json and one table of all.
 
-What fails is said and the others go on; the exit code is then not 0. What a benchmark prints is in
+What fails is said and the others go on; the exit code is then not 0. Ctrl-C stops all. What one prints is in
 results/bench/<name>.log. `--resume` leaves out what an earlier call finished, `--only fault_seg loop` runs
 those whose names begin so, `--long` adds what takes longest. Times are CPU seconds of one thread.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from common.cli import main, option, parse
 from common.demo import ROOT
-from common.errors import EXIT_BUG, UserError
+from common.errors import EXIT_BUG, EXIT_LEFT_OUT, UserError
 from common.files import read_json, require_writable, write_json
 
 CUBES = "results/bench/cubes"  # of the trainings of fault_seg
@@ -134,6 +134,38 @@ def run_job(job: Job, out: Path) -> tuple[int, float]:
     return done.returncode, time.perf_counter() - began
 
 
+def run_all(jobs: Sequence[Job], out: Path, at_once: int, finished: dict[str, float]) -> list[str]:
+    """Run benchmarks, tell of each, note in done.json what ended well; return the names of the others.
+
+    Args:
+        jobs: to run.
+        out: folder of the logs and of done.json.
+        at_once: how many run at a time.
+        finished: seconds of those that ended well before, by name.
+    """
+    failed, left = [], sum(job.minutes for job in jobs)
+    print(f"{len(jobs)} benchmarks, about {left / at_once:.0f} minutes", flush=True)
+    pool = ThreadPoolExecutor(at_once)
+    try:
+        running = {pool.submit(run_job, job, out): job for job in jobs}
+        for number, future in enumerate(as_completed(running), start=1):
+            job, (code, seconds) = running[future], future.result()
+            left -= job.minutes
+            told = f"{number} of {len(jobs)}: {job.name}, {seconds:.0f} s"
+            if code == EXIT_LEFT_OUT:
+                told += f", left out, see {out / f'{job.file}.log'}"
+            elif code:
+                failed.append(job.name)
+                told += f", FAILED with exit code {code}, see {out / f'{job.file}.log'}"
+            else:
+                finished[job.name] = round(seconds, 1)
+                write_json(out / "done.json", finished)
+            print(f"{told}; about {left / at_once:.0f} minutes left", flush=True)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C none begins; those that run have the signal too
+    return failed
+
+
 def write_table() -> int:
     """Put all stored results into one page; return the exit code."""
     return subprocess.run([sys.executable, "benchmarks/_table.py"], cwd=ROOT, check=False).returncode
@@ -145,15 +177,12 @@ def chosen_jobs(config: Config) -> list[Job]:
     Raises:
         UserError: a name fits none.
     """
+    jobs = [job for job in JOBS if config.long or not job.long or job.name in config.only]
     for word in config.only:
-        if not any(job.name.startswith(word) for job in JOBS):
-            raise UserError(f"--only {word}: no benchmark begins so; --dry_run lists them")
-    return [
-        job
-        for job in JOBS
-        if (config.long or not job.long or job.name in config.only)
-        and (not config.only or job.name.startswith(config.only))
-    ]
+        if not any(job.name.startswith(word) for job in jobs):
+            more = "" if config.long else " without --long"
+            raise UserError(f"--only {word}: no benchmark begins so{more}; --dry_run lists them")
+    return [job for job in jobs if not config.only or job.name.startswith(config.only)]
 
 
 def earlier(out: Path) -> dict[str, float]:
@@ -169,30 +198,17 @@ def run(argv: Sequence[str]) -> int:
     if options.jobs < 1:
         raise UserError(f"--jobs {options.jobs}: expected 1 or more")
     if options.dry_run:
-        print("\n".join(f"{job.name:<36} {job.minutes:>5g} min  python {job.command}" for job in jobs))
+        first = [Job("cubes of fault_seg", CUBES_COMMAND, 2)] if any(job.cubes for job in jobs) else []
+        for job in [*first, *jobs]:
+            print(f"{job.name:<44} {job.minutes:>5g} min  python {job.command}")
         return 0
     out = require_writable(options.out).resolve()
-    finished: dict[str, float] = earlier(out) if parsed.config.resume else {}
-    jobs = [job for job in jobs if job.name not in finished]
-    missing = any(job.cubes for job in jobs) and not (ROOT / CUBES).is_dir()
+    finished = earlier(out)
+    jobs = [job for job in jobs if not (parsed.config.resume and job.name in finished)]
+    missing = any(job.cubes for job in jobs) and not (ROOT / CUBES / "dataset.json").is_file()
     if missing and run_job(Job("cubes", CUBES_COMMAND, 2), out)[0]:
         raise UserError(f"{out / 'cubes.log'}: the training cubes were not made, see there")
-    failed = []
-    with ThreadPoolExecutor(options.jobs) as pool:
-        running = {pool.submit(run_job, job, out): job for job in jobs}
-        left = sum(job.minutes for job in jobs)
-        print(f"{len(jobs)} benchmarks, about {left / options.jobs:.0f} minutes", flush=True)
-        for number, future in enumerate(as_completed(running), start=1):
-            job, (code, seconds) = running[future], future.result()
-            left -= job.minutes
-            told = f"{number} of {len(jobs)}: {job.name}, {seconds:.0f} s"
-            if code:
-                failed.append(job.name)
-                told += f", FAILED with exit code {code}, see {out / f'{job.file}.log'}"
-            else:
-                finished[job.name] = round(seconds, 1)
-                write_json(out / "done.json", finished)
-            print(f"{told}; about {left / options.jobs:.0f} minutes left", flush=True)
+    failed = run_all(jobs, out, options.jobs, finished)
     if write_table():
         failed.append("the table")
     if failed:

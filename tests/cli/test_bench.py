@@ -10,10 +10,12 @@ import pytest
 
 from benchmarks import _table, quality
 from common.demo import Step
+from common.errors import EXIT_LEFT_OUT, DataError
 from common.report import Row, save_rows
 from scripts import bench
 from tests.cli.test_printed_commands import arguments_of, ending_after_parse
 from tests.cli.test_scripts import ROOT, call
+from tests.toy_runs import fork, wait
 
 BENCH = ROOT / "scripts/bench.py"
 
@@ -50,6 +52,29 @@ def test_a_failure_does_not_stop_the_others(three: Path, capsys: pytest.CaptureF
     assert bench.run(["--out", str(three), "--resume"]) == 0
     assert "1 of 1: x, b" in capsys.readouterr().out
     assert set(json.loads((three / "done.json").read_text())) == {"x, a", "x, b", "x, c"}
+
+
+def test_an_interrupt_begins_no_more(three: Path, monkeypatch: pytest.MonkeyPatch):
+    """Ctrl-C while the first runs: the second and third never begin."""
+    begun = []
+
+    def interrupted(job: bench.Job, out: Path) -> tuple[int, float]:
+        begun.append(job.name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, "run_job", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(["--out", str(three)])
+    assert len(begun) < 3 and not (three / "done.json").exists()
+
+
+def test_what_is_left_out_is_no_failure(three: Path, capsys: pytest.CaptureFixture):
+    """A benchmark without its files is told and tried again by --resume; other calls' notes stay."""
+    (three.parent / "b.py").write_text(f"raise SystemExit({EXIT_LEFT_OUT})")
+    assert bench.run(["--out", str(three), "--only", "x, a", "x, b"]) == 0
+    assert "x, b, 0 s, left out" in capsys.readouterr().out
+    assert bench.run(["--out", str(three), "--only", "x, c"]) == 0
+    assert set(json.loads((three / "done.json").read_text())) == {"x, a", "x, c"}
 
 
 def test_names_and_bad_flags(three: Path, capsys: pytest.CaptureFixture):
@@ -97,11 +122,50 @@ def test_a_case_is_run_and_stored(
         return 0.0
 
     monkeypatch.setattr(quality, "run_step", run_step)
-    cases = {"one": quality.Case(("p/a.py --out {work}/r.json",), 1, results="r.json")}
-    cases["two"] = quality.Case((), 1, needs=("absent",))
+    cases = {"one": quality.Case(("p/a.py --out {work}/r.json",), results="r.json")}
+    cases["two"] = quality.Case((), needs=("absent",))
     monkeypatch.setattr(quality, "CASES", cases)
-    quality.run(["--result", str(tmp_path / "q.json"), "--real_data", str(tmp_path)])
+    assert quality.run(["--result", str(tmp_path / "q.json"), "--real_data", str(tmp_path)]) == 0
     stored = json.loads((tmp_path / "q.json").read_text())
     assert set(stored) == {"one"} and stored["one"]["rows"][0]["ratio"] == 0.5
     assert stored["one"]["command"] == "python scripts/p/a.py --out out/r.json"
     assert "two: left out" in capsys.readouterr().out
+    monkeypatch.setattr(quality, "CASES", {"two": cases["two"]})
+    assert quality.run(["--real_data", str(tmp_path)]) == EXIT_LEFT_OUT
+
+
+def test_limits_without_a_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A limit of what no evaluation measures any more is an error, not a line less."""
+    monkeypatch.setattr(quality, "run_step", lambda _: 0.0)
+    save_rows(tmp_path / "r.json", [Row("p", "m", "s", "lower", 1.0)])
+    for case, message in (
+        (quality.Case((), {"n": (1.0, None)}, results="r.json"), "no n, which"),
+        (quality.Case((), ratios={"m": (1.0, None)}, results="r.json"), "no baseline"),
+    ):
+        with pytest.raises(DataError, match=message):
+            quality.measure(case, tmp_path, tmp_path)
+
+
+def test_what_was_not_measured_is_told():
+    """A limit without a value, out of memory say, is no success; without misses there is no table."""
+    lost, good = _table.row("a", float("nan"), "s", 1.0), _table.row("b", 0.5, "s", 1.0)
+    text = "\n".join(_table.overview([("t", "c", {"rows": [lost, good]})]))
+    assert "1 of 2 figures" in text and "| t | a | - s | at most 1 |" in text
+    assert _table.overview([("t", "c", {"rows": [good]})]) == [
+        "All 1 figures that have a limit reach it.",
+        "",
+    ]
+
+
+def test_cases_of_one_file_at_once(tmp_path: Path):
+    """Eight processes store a case each in one file: none is lost."""
+    path = tmp_path / "r.json"
+    jobs = [fork(lambda i=i: store(path, f"case {i}")) for i in range(8)]
+    assert [wait(pid) for pid in jobs] == [0] * 8
+    assert set(json.loads(path.read_text())) == {f"case {i}" for i in range(8)}
+
+
+def store(path: Path, case: str) -> int:
+    """Store a case; return 0."""
+    _table.store_case(path, case, {"rows": []})
+    return 0

@@ -12,7 +12,7 @@ import pytest
 from tests.toy_runs import run
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = [ROOT / "tests" / "toy.py", *sorted((ROOT / "scripts").glob("*/[a-z]*.py"))]
+SCRIPTS = [ROOT / "tests" / "toy.py", *sorted((ROOT / "scripts").glob("**/[a-z]*.py"))]
 NAMES = [str(path.relative_to(ROOT)) for path in SCRIPTS]
 
 
