@@ -194,7 +194,7 @@ def save(path: Path, case: str, lines: Rows, seconds: float, command: str) -> No
 
 
 def run(argv: Sequence[str]) -> int:
-    """Measure, print, and write benchmarks/results/quality.json; say by the exit code when nothing could be."""
+    """Measure, print, and write benchmarks/results/quality.json; another exit code when nothing could be."""
     parsed = parse(argv, Config, Options, description=__doc__)
     config, options, measured = parsed.config, parsed.run, 0
     for name in CASES if config.case == "all" else (config.case,):

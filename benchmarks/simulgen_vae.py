@@ -374,7 +374,7 @@ def save(case: str, lines: Rows, seconds: float, config: Config, seed: int) -> N
 
 
 def run(argv: Sequence[str]) -> int:
-    """Measure, print, and write benchmarks/results/simulgen_vae.json; the exit code tells when nothing was."""
+    """Measure, print, write benchmarks/results/simulgen_vae.json; another exit code when nothing was."""
     parsed = parse(argv, Config, Options, description=__doc__)
     config, seed = parsed.config, parsed.run.seed
     torch.set_num_threads(1)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.cli import option
+from common.run import TrainOptions
 from simulgen_vae.layers import SIZES
 from simulgen_vae.losses import LOSS_TYPES
 from simulgen_vae.schedules import KL_SCHEDULES, LR_SCHEDULES

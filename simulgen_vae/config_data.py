@@ -20,7 +20,7 @@ class MakeDataConfig:
     nx: int = option(64, "cells along x; the box is 2 wide", unit="cells")
     ny: int = option(32, "cells along y; the box is 1 high", unit="cells")
     frames: int = option(50, "stored times of each simulation", unit="frames")
-    path: str = option("", "file to write; none = data/simulgen/<kind>.<format>")
+    path: str = option("", "file to write; none = data/simulgen/<kind>.<format>", aliases=("out",))
     format: str = option("h5", "canonical HDF5, or npy with CSV and PNG beside it", choices=("h5", "npy"))
     write_images: bool = option(True, "write the picture of each simulation too")
     write_params: tuple[str, ...] = option(
@@ -42,7 +42,9 @@ class PrepDataConfig:
     """Any accepted input as canonical HDF5."""
 
     data: str = option("", "h5, npy, npz, pickled array, or folder of one file a sample", aliases=("input",))
-    path: str = option("", "canonical file to write; none = beside the input, <name>_canonical.h5")
+    path: str = option(
+        "", "canonical file to write; none = beside the input, <name>_canonical.h5", aliases=("out",)
+    )
     check: bool = option(False, "print what the data holds and what is wrong with it, write nothing")
     fit_basis: bool = option(False, "compute the POD basis of the training samples and store it in the file")
     num_modes: int = option(0, "of the basis; 0 = as many as --energy needs, at most 512")

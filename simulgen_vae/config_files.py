@@ -19,7 +19,7 @@ from common.log import get_logger
 from common.run import TrainOptions
 from simulgen_vae.config import TRAIN_PRESETS, TrainConfig
 from simulgen_vae.fields import SUFFIXES
-from simulgen_vae.paths import hint
+from simulgen_vae.paths import LIKENESS, hint
 
 R = TypeVar("R", bound=TrainOptions)
 FOLDER = Path("input_data")
@@ -253,7 +253,10 @@ def find_data(config: TrainConfig) -> Path:
         path = Path(config.data)
         if path.exists():
             return path
-        raise DataError(f"{path}: no such data set{_near(path.name, [path.parent])}; check --data")
+        folders_too = not path.suffix  # a folder of one file a sample
+        raise DataError(
+            f"{path}: no such data set{_near(path.name, [path.parent], folders_too)}; check --data"
+        )
     folders = [FOLDER, Path()]
     for folder in folders:
         # Parameters may lie beside the fields under the same name: what can hold fields comes first.
@@ -267,8 +270,9 @@ def find_data(config: TrainConfig) -> Path:
     raise DataError(f"no data set: searched {searched}{_near(name, folders)}; name one with --data")
 
 
-def _near(name: str, folders: Sequence[Path]) -> str:
-    """Return the existing name that comes nearest, as a phrase."""
-    names = {p.name: p for folder in folders if folder.is_dir() for p in sorted(folder.iterdir())}
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.3)
+def _near(name: str, folders: Sequence[Path], folders_too: bool = False) -> str:
+    """Return the name nearest to `name` of what can hold fields, as a phrase."""
+    found = [p for folder in folders if folder.is_dir() for p in sorted(folder.iterdir())]
+    names = {p.name: p for p in found if p.suffix.lower() in SUFFIXES or (folders_too and p.is_dir())}
+    near = difflib.get_close_matches(name, names, n=1, cutoff=LIKENESS)
     return f", the nearest is {names[near[0]]}" if near else ""

@@ -30,7 +30,7 @@ class ConstraintFlags:
 class InferConfig(ConstraintFlags):
     """Fields for new inputs with their error bars; meshes cannot change between training and inference."""
 
-    model: str = option(MODEL, "deliverable of a training, or its run folder")
+    model: str = option(MODEL, "deliverable of a training, or its run folder", aliases=("model_path",))
     params: str = option(
         "",
         "CSV file or folder, npy, npz, h5, or numbers: 1.2,0.3 or a=1.2,b=0.3, rows joined by ;",
@@ -84,7 +84,7 @@ class InferConfig(ConstraintFlags):
 class ExportConfig(ConstraintFlags):
     """One graph from physical inputs to physical fields, or predictions for other programs."""
 
-    model: str = option(MODEL, "deliverable of a training, or its run folder")
+    model: str = option(MODEL, "deliverable of a training, or its run folder", aliases=("model_path",))
     to: tuple[str, ...] = option(("torch_export",), "formats", choices=EXPORTS)
     out: str = option("results/simulgen_vae/export", "folder of the exported files")
     data: str = option("", "the data set it was trained on; none = as the training named it")
@@ -106,7 +106,7 @@ class ExportConfig(ConstraintFlags):
 class InvertConfig(ConstraintFlags):
     """Parameters (or latents) whose predicted field meets a target field or sensor readings."""
 
-    model: str = option(MODEL, "deliverable of a training, or its run folder")
+    model: str = option(MODEL, "deliverable of a training, or its run folder", aliases=("model_path",))
     data: str = option("", "the data set it was trained on; none = as the training named it")
     target: str = option("", "field to meet: npy or h5 [T, M] or [T, M, V], physical units")
     target_row: int = option(-1, "sample of the data set to meet instead")

@@ -15,7 +15,9 @@ class EvaluateConfig:
     """A trained surrogate beside its baselines on simulations that it has not seen."""
 
     model: str = option(
-        "results/simulgen_vae/train/model_save/SimulGen-VAE", "deliverable of a training, or its run folder"
+        "results/simulgen_vae/train/model_save/SimulGen-VAE",
+        "deliverable of a training, or its run folder",
+        aliases=("model_path",),
     )
     data: str = option("", "the data set it was trained on; none = as the training named it")
     part: str = option("test", "which part of the split to score", choices=PARTS)

@@ -106,8 +106,7 @@ def read_dirichlet(path: str | Path, shape: tuple[int, int, int]) -> tuple[np.nd
         shape: (T, M, V).
 
     Raises:
-        UserError: there is no such file.
-        DataError: it is damaged, an array is missing, or a shape does not fit.
+        DataError: there is no such file, it is damaged, an array is missing, or a shape does not fit.
     """
     path = existing_file(path, "--dirichlet", "an npz with mask and value")
     frames, nodes, num_fields = shape

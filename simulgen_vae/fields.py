@@ -60,8 +60,7 @@ def open_fields(
         symmetry: auto (what the file declares), none, or an npz file.
 
     Raises:
-        UserError: a path does not exist.
-        DataError: something is damaged or does not fit together.
+        DataError: a path does not exist, or something is damaged or does not fit together.
     """
     data = _open(existing(path, "--data"), num_var, var_order)
     try:

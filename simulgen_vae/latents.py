@@ -35,7 +35,9 @@ BATCH = 64
 class LatentConfig:
     """The latents of a trained surrogate."""
 
-    model: str = option("results/simulgen_vae/train", "deliverable of a training, or its run folder")
+    model: str = option(
+        "results/simulgen_vae/train", "deliverable of a training, or its run folder", aliases=("model_path",)
+    )
     data: str = option("", "the data set it was trained on; none = as the training named it")
     part: str = option("train", "samples to look at", choices=("train", "validation", "test"))
     traversals: int = option(6, "latents to traverse, those that move the field most")

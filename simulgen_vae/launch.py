@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
 import os
+import runpy
+import signal
 import socket
 import subprocess
 import sys
@@ -13,11 +17,21 @@ from pathlib import Path
 
 from common import distributed
 from common.cli import option
-from common.errors import DivergedError, UserError
+from common.errors import (
+    EXIT_BUG,
+    EXIT_DATA,
+    EXIT_DIVERGED,
+    EXIT_DONE,
+    EXIT_STOPPED_EARLY,
+    EXIT_USAGE,
+    DivergedError,
+    UserError,
+)
 from common.log import get_logger
 
 TRAIN = Path("scripts") / "simulgen_vae" / "train.py"
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+TOLD = (EXIT_USAGE, EXIT_DATA, EXIT_DIVERGED, EXIT_STOPPED_EARLY)  # ends that rank 0 has told in a line
 
 
 @dataclass(frozen=True)
@@ -87,17 +101,65 @@ def launch_command(config: LaunchConfig, rest: Sequence[str], script: Path) -> l
     ]
 
 
-def launch(config: LaunchConfig, rest: Sequence[str], script: Path) -> int:
+def launch(config: LaunchConfig, rest: Sequence[str], script: Path, folder: Path | None = None) -> int:
     """Start train.py on several processes, wait, and return its exit code.
 
-    torchrun ends with 1 whatever its workers end with; the code that a worker chose is in its report.
+    torchrun's own command ends with 1 and a traceback whatever its workers end with. So it runs in this
+    process, as `python -m` would run it, and its error tells which code the workers chose.
+
+    Args:
+        config: how many processes, and where they meet.
+        rest: flags of train.py.
+        script: train.py.
+        folder: of the run, whose status.json tells how a training ended that a signal stopped.
     """
     if "--dry_run" in rest or "--dry-run" in rest:
         # One process checks everything; torchrun would start several to say the same.
         return subprocess.run([sys.executable, str(script), *rest], check=False).returncode
-    command = launch_command(config, rest, script)
-    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    return subprocess.run(command, check=False, env=environment).returncode
+    _, _, module, *arguments = launch_command(config, rest, script)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").addFilter(_is_news)
+    own, sys.argv = sys.argv, [module, *arguments]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except Exception as error:
+        code = exit_code_of(error, folder)
+        if code is None:
+            raise
+        return code
+    finally:
+        sys.argv = own
+    return EXIT_DONE
+
+
+def exit_code_of(error: Exception, folder: Path | None = None) -> int | None:
+    """Return the exit code that an error of torchrun stands for, None where its report must be seen.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C stopped it.
+    """
+    if hasattr(error, "sigval"):  # torchrun was told to stop, and has waited for the workers to save
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from error
+        return EXIT_STOPPED_EARLY if _state_in(folder) == "stopped" else EXIT_BUG
+    codes = [failure.exitcode for failure in getattr(error, "failures", {}).values()]
+    told = [code for code in codes if code in TOLD]
+    # A rank that torchrun itself ended, because another had left, says nothing.
+    is_all = len(told) + sum(code == -signal.SIGTERM for code in codes) == len(codes)
+    return told[0] if told and is_all else None
+
+
+def _state_in(folder: Path | None) -> str:
+    """Return the state that a run's status.json tells, "" without one."""
+    with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
+        return str(json.loads((folder / "status.json").read_text(encoding="utf-8"))["state"])  # type: ignore[operator]
+    return ""
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Tell whether a line of torchrun says more than a rank has said: no end with a code of `TOLD` does."""
+    text = record.getMessage()
+    return "closing signal" not in text and not any(f"(exitcode: {code})" in text for code in TOLD)
 
 
 def require_launcher(use_ddp: bool) -> None:

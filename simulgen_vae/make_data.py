@@ -22,6 +22,7 @@ from simulgen_vae.symmetry import Symmetry
 from simulgen_vae.synthetic import GENERATOR_VERSION, GENERATORS, Generator
 
 FIGURE_SAMPLES = 3
+SUFFIXES = {"h5": (".h5", ".hdf5"), "npy": (".npy",)}  # what a reader takes for each format
 
 
 class _Filled:
@@ -75,8 +76,20 @@ def shown_params(config: MakeDataConfig, generator: Generator) -> list[int]:
 
 
 def output_path(config: MakeDataConfig) -> Path:
-    """Return the file to write."""
-    return Path(config.path or f"data/simulgen/{config.kind}.{config.format}")
+    """Return the file to write.
+
+    Raises:
+        UserError: its suffix is not that of the format, by which a training would know it.
+    """
+    path = Path(config.path or f"data/simulgen/{config.kind}.{config.format}")
+    expected = SUFFIXES[config.format]
+    if path.suffix.lower() not in expected:
+        other = next((f for f, suffixes in SUFFIXES.items() if path.suffix.lower() in suffixes), "")
+        raise UserError(
+            f"--path {path}: suffix {path.suffix or 'missing'}, expected {' or '.join(expected)} for --format "
+            f"{config.format}" + (f"; add --format {other}" if other else f"; name {path.with_suffix(expected[0])}")
+        )
+    return path
 
 
 def make_data(config: MakeDataConfig, options: BasicOptions, seed: int = 0) -> dict[str, Any]:
@@ -85,7 +98,7 @@ def make_data(config: MakeDataConfig, options: BasicOptions, seed: int = 0) -> d
     Sample i of a seed is the same in a set of any size.
 
     Raises:
-        UserError: the file exists already or cannot be written.
+        UserError: the file exists already, has another format's suffix, or cannot be written.
         DataError: the disk is too small.
     """
     path = output_path(config)

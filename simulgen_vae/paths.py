@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import DataError
 
 LIKENESS = 0.5  # of names, 0..1
 
@@ -14,24 +14,24 @@ def existing(path: str | Path, flag: str) -> Path:
     """Return `path` when it exists.
 
     Raises:
-        UserError: it does not; the message names the nearest name beside it.
+        DataError: it does not; the message names the nearest name beside it.
     """
     path = Path(path)
     if path.exists():
         return path
-    raise UserError(f"{flag} {path}: no such file or folder; {hint(path)}")
+    raise DataError(f"{flag} {path}: no such file or folder; {hint(path)}")
 
 
 def existing_file(path: str | Path, flag: str, expected: str) -> Path:
     """Return `path` when it is a file.
 
     Raises:
-        UserError: it is not; the message says what was `expected` and names the nearest name beside it.
+        DataError: it is not; the message says what was `expected` and names the nearest name beside it.
     """
     path = Path(path)
     if path.is_file():
         return path
-    raise UserError(f"{flag} {path}: no such file, expected {expected}; {hint(path)}")
+    raise DataError(f"{flag} {path}: no such file, expected {expected}; {hint(path)}")
 
 
 def nearest(path: Path) -> Path | None:

@@ -25,6 +25,8 @@ from simulgen_vae.paths import existing
 from simulgen_vae.split import Split, make_split
 from simulgen_vae.uncertainty import keep_for_calibration
 
+HDF5_SUFFIXES = (".h5", ".hdf5")
+
 
 def open_input(config: PrepDataConfig) -> FieldData:
     """Open the input as the flags say; `--param_dir` names a CSV or, when it holds pictures, those."""
@@ -57,18 +59,18 @@ def prep_data(config: PrepDataConfig, options: BasicOptions) -> dict[str, Any]:
         when a basis was stored.
 
     Raises:
-        UserError: the output exists already or is the input.
+        UserError: the output exists already, is the input, or has the suffix of another format.
         DataError: something is wrong with the data.
     """
     data = open_input(config)
     try:
         path = Path(config.path or data.path.with_name(f"{data.path.stem}_canonical.h5"))
+        if not config.check:
+            _require_writable_name(path, data.path, options.overwrite)
         statistics = scan(data)
         result: dict[str, Any] = {"table": schema_table(data, statistics)}
         if config.check:
             return result
-        if path.exists() and (not options.overwrite or path.samefile(data.path)):
-            raise UserError(f"{path}: exists already; add --overwrite or choose another --path")
         split = _split(data, config)
         if not options.dry_run:
             _write(path, data, split)
@@ -82,6 +84,17 @@ def prep_data(config: PrepDataConfig, options: BasicOptions) -> dict[str, Any]:
         return result
     finally:
         data.close()
+
+
+def _require_writable_name(path: Path, source: Path, overwrite: bool) -> None:
+    """Raise UserError before the pass over all data when the result may not, or could not, be read back."""
+    if path.suffix.lower() not in HDF5_SUFFIXES:
+        raise UserError(
+            f"--path {path}: suffix {path.suffix or 'missing'}, expected {' or '.join(HDF5_SUFFIXES)}; "
+            f"name {path.with_suffix('.h5')}"
+        )
+    if path.exists() and (not overwrite or path.samefile(source)):
+        raise UserError(f"{path}: exists already; add --overwrite or choose another --path")
 
 
 def _split(data: FieldData, config: PrepDataConfig) -> Split | None:
@@ -205,7 +218,7 @@ def stored_basis(path: str | Path, rows: np.ndarray, request: str) -> Basis | No
         DataError: it is damaged.
     """
     path = Path(path)
-    if path.suffix.lower() not in (".h5", ".hdf5"):
+    if path.suffix.lower() not in HDF5_SUFFIXES:
         return None
     h5 = open_h5(path)
     try:

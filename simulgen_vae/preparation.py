@@ -19,7 +19,7 @@ from common import checkpoint as checkpoints
 from common import distributed
 from common.arrays import open_npy
 from common.checkpoint import Checkpoint
-from common.errors import DataError, UserError
+from common.errors import DataError
 from common.log import get_logger
 from simulgen_vae.basis import Basis, fit_basis, identity_basis
 from simulgen_vae.config import TrainConfig
@@ -31,7 +31,7 @@ from simulgen_vae.fields import open_fields
 from simulgen_vae.front_end import FrontEnd
 from simulgen_vae.linear_start import streamed_pod
 from simulgen_vae.model import Start
-from simulgen_vae.paths import existing_file
+from simulgen_vae.paths import existing_file, nearest
 from simulgen_vae.predictor import TrainingSet
 from simulgen_vae.prep import request_of, stored_basis
 from simulgen_vae.progress import part_of
@@ -49,8 +49,7 @@ def open_data(config: TrainConfig) -> FieldData:
     """Return the data set that `config` names, checked.
 
     Raises:
-        UserError: a path that was named is not there.
-        DataError: the data is bad.
+        DataError: a path that was named is not there, or the data is bad.
     """
     path = find_data(config)
     sources = {name: str(found) for name, found in _inputs_of(config, path).items()}
@@ -76,7 +75,8 @@ def _inputs_of(config: TrainConfig, data_path: Path) -> dict[str, Path]:
     if not config.param_dir:
         return {}
     named = Path(config.param_dir)
-    places = [data_path.parent / named, named, data_path.parent / named / "images", named / "images"]
+    roots = list(dict.fromkeys((data_path.parent / named, named)))  # one, where the data lies here
+    places = [*roots, *(root / "images" for root in roots)]
     found: dict[str, Path] = {}
     for place in places:
         kinds = _kinds_in(place)
@@ -85,8 +85,17 @@ def _inputs_of(config: TrainConfig, data_path: Path) -> dict[str, Path]:
         if "images" not in found and kinds & set(PICTURES):
             found["images"] = place
     if not found:
-        searched = ", ".join(map(str, places))
-        raise UserError(f"--param_dir {named}: no CSV file or picture; searched {searched}; check the path")
+        there = [root for root in roots if root.exists()]
+        if there:
+            raise DataError(
+                f"--param_dir {named}: {there[0]} holds no CSV file and no picture ({', '.join(PICTURES)}); "
+                "name the CSV file, or the folder of either"
+            )
+        searched, near = ", ".join(map(str, roots)), next(filter(None, map(nearest, roots)), None)
+        raise DataError(
+            f"--param_dir {named}: no such file or folder; searched {searched}"
+            + (f"; did you mean {near}?" if near else "; check the path")
+        )
     wanted = config.param_data_type.lower()
     if wanted:
         found = {k: v for k, v in found.items() if (k == "images") == (wanted in PICTURES)} or found

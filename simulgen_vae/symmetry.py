@@ -138,8 +138,7 @@ def read_symmetry(path: str | Path) -> Symmetry:
     """Read a symmetry that a user declares: an npz file with the arrays of `KEYS`.
 
     Raises:
-        UserError: there is no such file.
-        DataError: it is no npz file, or what it holds is no symmetry.
+        DataError: there is no such file, it is no npz file, or what it holds is no symmetry.
     """
     path = existing_file(path, "--symmetry", "auto, none or an npz file")
     with open_npz(path, f"expected an npz file with {KEYS}") as archive:
