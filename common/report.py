@@ -140,7 +140,7 @@ def _cells(row: Row) -> tuple[str, list[tuple[str, str, bool]], str, str, str]:
         entries,
         "-" if row.ratio is None else f"{row.ratio:.2f}",
         "-" if row.seconds is None else format_number(row.seconds),
-        "-" if row.parameters is None else f"{row.parameters:,}",
+        f"{row.parameters:,}" if row.parameters else "-",  # a Gaussian process, say, has no network
     )
 
 
