@@ -15,7 +15,7 @@ import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from torch import nn
 from common import distributed
 from common.errors import DataError
 from common.files import atomic_path, temporary_path, write_bytes
+from common.log import get_logger
 
 FORMAT = "strata-checkpoint-1"
 Tree = Any  # tensors and plain values in nested dicts and lists
@@ -185,8 +186,31 @@ def _cause(path: Path, error: Exception) -> str:
     return "not a torch file" if not zipfile.is_zipfile(path) else str(error).split("\n")[0] or "cut off"
 
 
+def file_of_run(path: str | Path, names: Sequence[str], advice: str) -> Path:
+    """Return the model file that `path` means: itself, or of a run's folder the first of `names` in it.
+
+    What is taken of a folder is said.
+
+    Args:
+        path: a file or a folder.
+        names: of files below the folder, the preferred one first.
+        advice: what to do when the folder has none of them.
+
+    Raises:
+        DataError: a folder that has none of them; the message names all.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    found = next((path / name for name in names if (path / name).is_file()), None)
+    if found is None:
+        raise DataError(f"{path}: is a folder, expected in it {' or '.join(names)}; {advice}")
+    get_logger().info(f"{path}: is a folder, taking {found.relative_to(path)}")
+    return found
+
+
 def load(path: str | Path, *, package: str | None = None, kinds: Iterable[str] = ()) -> Checkpoint:
-    """Read a checkpoint of this project.
+    """Read a checkpoint of this project, or weights that it exported as `.safetensors`.
 
     Args:
         path: the file.
@@ -196,6 +220,8 @@ def load(path: str | Path, *, package: str | None = None, kinds: Iterable[str] =
     Raises:
         DataError: unreadable, of another format, package or kind (both are named), or damaged.
     """
+    if Path(path).suffix == ".safetensors":
+        return load_safetensors(path, package=package, kinds=kinds)
     document = load_document(path)
     found = document.get("format")
     if found != FORMAT:
@@ -209,17 +235,22 @@ def load(path: str | Path, *, package: str | None = None, kinds: Iterable[str] =
     wrong = [name for name, kind in _KINDS.items() if not isinstance(content[name], kind)]
     if wrong or not all(isinstance(v, torch.Tensor) for v in content["state_dict"].values()):
         raise DataError(f"{path}: {wrong or ['state_dict']} are of a wrong type; use an older checkpoint")
-    if package is not None and content["package"] != package:
-        raise DataError(
-            f"{path}: checkpoint of package {content['package']!r}, expected {package!r}; "
-            f"use the scripts of {content['package']}"
-        )
-    kinds = tuple(kinds)
-    if kinds and content["kind"] not in kinds:
-        raise DataError(f"{path}: checkpoint is kind {content['kind']!r}, expected {' or '.join(kinds)}")
+    _require_owner(path, content["package"], content["kind"], package, tuple(kinds))
     if content_hash(content) != document.get("sha256"):
         raise DataError(f"{path}: damaged, its content differs from its SHA-256; use an older checkpoint")
     return Checkpoint(**content)
+
+
+def _require_owner(
+    path: str | Path, package: str, kind: str, wanted: str | None, kinds: Sequence[str]
+) -> None:
+    """Raise DataError, naming both, unless the package is `wanted` and the kind one of `kinds`."""
+    if wanted is not None and package != wanted:
+        raise DataError(
+            f"{path}: checkpoint of package {package!r}, expected {wanted!r}; use the scripts of {package}"
+        )
+    if kinds and kind not in kinds:
+        raise DataError(f"{path}: checkpoint is kind {kind!r}, expected {' or '.join(kinds)}")
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -268,7 +299,9 @@ def export_safetensors(path: str | Path, checkpoint: Checkpoint) -> None:
         temporary.write_bytes(serialised(weights, metadata=metadata))
 
 
-def load_safetensors(path: str | Path, *, package: str, kinds: Iterable[str] = ()) -> Checkpoint:
+def load_safetensors(
+    path: str | Path, *, package: str | None = None, kinds: Iterable[str] = ()
+) -> Checkpoint:
     """Read what `export_safetensors` wrote.
 
     Raises:
@@ -290,10 +323,7 @@ def load_safetensors(path: str | Path, *, package: str, kinds: Iterable[str] = (
     missing = sorted({"package", "kind", "config", "normalization", "step"} - set(metadata))
     if missing:
         raise DataError(f"{path}: metadata {missing} are missing; export it again")
-    kinds = tuple(kinds)
-    if metadata["package"] != package or (kinds and metadata["kind"] not in kinds):
-        found = f"{metadata['package']} {metadata['kind']}"
-        raise DataError(f"{path}: weights of {found}, expected {package} {' or '.join(kinds)}")
+    _require_owner(path, metadata["package"], metadata["kind"], package, tuple(kinds))
     if content_hash(weights) != metadata.get("sha256"):
         raise DataError(f"{path}: weights differ from their SHA-256, the file is damaged; copy it again")
     try:

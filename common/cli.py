@@ -14,11 +14,12 @@ import difflib
 import json
 import math
 import os
+import shlex
 import sys
 import time
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
@@ -96,12 +97,24 @@ class _Parser(argparse.ArgumentParser):
     """An argparse parser whose errors are one line and suggest the nearest flag."""
 
     def error(self, message: str) -> NoReturn:
-        if message.startswith("unrecognized arguments: "):
-            unknown = next(iter(message.removeprefix("unrecognized arguments: ").split()), "''")
-            known = [name for action in self._actions for name in action.option_strings]
-            near = difflib.get_close_matches(unknown.split("=")[0], known, n=1)
-            message = f"{unknown}: unknown flag" + (f", did you mean {near[0]}?" if near else "")
         raise UserError(f"{message}; see {self.prog} --help")
+
+    def refuse(self, extra: Sequence[str]) -> NoReturn:
+        """Raise UserError for what is no flag of this parser and no value of one."""
+        flag = next((word for word in extra if word.startswith("-")), "")
+        if not flag:
+            self.error(
+                f"{extra[0] or repr('')}: unexpected word, values follow a flag{self._example(extra[0])}"
+            )
+        known = [name for action in self._actions for name in action.option_strings]
+        near = difflib.get_close_matches(flag.split("=")[0], known, n=1)
+        self.error(f"{flag}: unknown flag" + (f", did you mean {near[0]}?" if near else ""))
+
+    def _example(self, word: str) -> str:
+        """Return how the first flag that takes a text or path would be given with this word."""
+        actions = (a for a in self._actions if a.metavar in ("STR", "PATH") and not a.choices)
+        name = next((a.option_strings[0] for a in actions), "")
+        return f", as in {name} {shlex.quote(word)}" if name else ""
 
 
 def parse(
@@ -130,7 +143,10 @@ def parse(
     presets = presets or {}
     fields = {f.name: f for kind in (config_type, run_type) for f in dataclasses.fields(kind)}
     parser = _build_parser(fields, (config_type, run_type), description, presets, aliases or {})
-    given = vars(parser.parse_args([_underscored(a) for a in argv]))
+    known, extra = parser.parse_known_args([_underscored(a) for a in argv])
+    if extra:
+        parser.refuse(extra)
+    given = vars(known)
     preset, config_path = given.pop("preset", None), given.pop("config", None)
     values: dict[str, Any] = {}
     origins = dict.fromkeys(fields, "default")
@@ -148,6 +164,26 @@ def parse(
         take(_read_config(config_path, fields, (config_type, run_type)), f"config {config_path}")
     take({name: value for name, value in given.items() if value is not None}, "command line")
     return Parsed(_make(config_type, values), _make(run_type, values), origins)
+
+
+def flags_of(config: DataclassInstance, leave_out: Iterable[str] = ()) -> str:
+    """Return the flags, quoted for a shell, that make this configuration out of its defaults.
+
+    Args:
+        config: a dataclass of options.
+        leave_out: fields that are told elsewhere, or are of no interest.
+    """
+    words = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in set(leave_out) or value == field.default or value is None:
+            continue
+        values = value if isinstance(value, tuple) else (value,)
+        words += [
+            f"--{field.name}",
+            *(str(one).lower() if isinstance(one, bool) else str(one) for one in values),
+        ]
+    return shlex.join(words)
 
 
 def _make(kind: type[A], values: Mapping[str, Any]) -> A:

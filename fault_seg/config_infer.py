@@ -18,8 +18,12 @@ class SurveyConfig:
     """What inference and refinement share: volumes in, five volumes out."""
 
     input: str = option("", "SEG-Y, npy, HDF5, MetaImage or VTI file, or raw float32 with --n1 --n2 --n3")
-    model: str = option("", "checkpoint or exported weights; none = the shipped weights")
-    output: str = option("", "prefix of the output files; none = the input's name")
+    model: str = option(
+        "",
+        "checkpoint, exported weights or a run's folder; none = the shipped weights",
+        aliases=("model_path",),
+    )
+    output: str = option("", "prefix of the output files; none = the input's name", aliases=("out",))
     n1: int = option(0, "samples a trace (z), for raw input", unit="voxels")
     n2: int = option(0, "crosslines (y), for raw input", unit="voxels")
     n3: int = option(0, "inlines (x), for raw input", unit="voxels")
@@ -114,7 +118,11 @@ class RefineConfig(SurveyConfig):
 class EvaluateConfig:
     """A model beside its baselines on held-out cubes."""
 
-    model: str = option("", "checkpoint or exported weights; none = the shipped weights")
+    model: str = option(
+        "",
+        "checkpoint, exported weights or a run's folder; none = the shipped weights",
+        aliases=("model_path",),
+    )
     data: Path = option(
         Path("data/fault"), "folder of make_data: data_valid, target_valid and the training pair"
     )

@@ -16,7 +16,7 @@ class ConvertConfig:
     """One volume in another format, or cut into patches, or put together from them."""
 
     input: str = option("", "SEG-Y, npy, HDF5, MetaImage or VTI file, or raw float32 with --n1 --n2 --n3")
-    output: str = option("", "file to write; with --patch the folder of the patches")
+    output: str = option("", "file to write; with --patch the folder of the patches", aliases=("out",))
     format: str = option("auto", f"of the output: auto (by its suffix), {', '.join(FORMATS)}")
     n1: int = option(0, "samples a trace (z), for raw input", unit="voxels")
     n2: int = option(0, "crosslines (y), for raw input", unit="voxels")
@@ -66,7 +66,7 @@ class ObjectsConfig:
     """Faults and horizons as tables, from the volumes that infer.py wrote."""
 
     input: str = option("", "prefix of the volumes: <prefix>.fsem, .fdip, .fstrike, .rgt in any format")
-    output: str = option("", "prefix of the files to write; none = --input")
+    output: str = option("", "prefix of the files to write; none = --input", aliases=("out",))
     format: str = option("auto", f"of the volumes, where there are several: auto, {', '.join(FORMATS)}")
     n1: int = option(0, "samples a trace (z), for raw volumes without side-car", unit="voxels")
     n2: int = option(0, "crosslines (y)", unit="voxels")
@@ -105,8 +105,12 @@ class ObjectsConfig:
 class ExportConfig:
     """A trained network as a file of weights for others."""
 
-    model: str = option("", "checkpoint, weights or exported file (.ckpt .pt .pth .safetensors)")
-    output: str = option("", f"file to write: {' '.join(EXPORTS)}")
+    model: str = option(
+        "",
+        "checkpoint, weights or exported file (.ckpt .pt .pth .safetensors), or a run's folder",
+        aliases=("model_path",),
+    )
+    output: str = option("", f"file to write: {' '.join(EXPORTS)}", aliases=("out",))
     average: tuple[str, ...] = option((), "further models of its kind; the mean of all weights is written")
 
     def __post_init__(self) -> None:

@@ -206,6 +206,7 @@ class VolumePairs(_Volumes):
         solved: items hold tau where the heads have rgt.
         kind: of the network: for refine the data folder holds first estimates, `{i}_fsem.bin` and so on.
         with_image: whether items for refine hold the image.
+        advice: what to do when the data folder holds no samples.
 
     Raises:
         UserError: the limit is negative, or nothing tells the sizes.
@@ -227,12 +228,13 @@ class VolumePairs(_Volumes):
         solved: bool = True,
         kind: str = "infer",
         with_image: bool = True,
+        advice: str = "",
     ) -> None:
         super().__init__(heads, seed, crop_shape, augmented, disturbed, kind, with_image)
         if limit < 0:
             raise UserError(f"{data_dir}: {limit} samples asked for; expected 0 (all) or more")
         self.data_dir, self.target_dir = Path(data_dir), Path(target_dir)
-        self.images = find_images(self.data_dir, "" if self.with_image else "_fsem")
+        self.images = find_images(self.data_dir, "" if self.with_image else "_fsem", advice)
         if limit > len(self.images):
             raise DataError(
                 f"{data_dir}: {len(self.images)} samples found, {limit} asked for; lower the number"

@@ -23,7 +23,7 @@ from fault_seg import baselines
 from fault_seg.config_infer import EvaluateConfig
 from fault_seg.dataset import VolumePairs
 from fault_seg.evaluate_figures import draw_evaluation
-from fault_seg.evaluate_refine import evaluate_refine
+from fault_seg.evaluate_refine import command_of, evaluate_refine
 from fault_seg.infer import load, predict
 from fault_seg.labels import open_labelled
 from fault_seg.maps import Model
@@ -115,7 +115,7 @@ def evaluate_cubes(config: EvaluateConfig, model: Model, options: MachineOptions
     entries |= _baselines(config, model, truth, tuning)
     more = _robustness(config, model, entries["ours"].threshold, options.seed)
     headline = score_set(found, truth, HEADLINE)
-    rows = _rows(entries, model, seconds, config)
+    rows = _rows(entries, model, seconds, command_of(config, model, options))
     if distributed.is_main():
         document = {
             "run": describe_run("fault_seg", options.seed),
@@ -249,7 +249,7 @@ def evaluate_survey(config: EvaluateConfig, model: Model, options: MachineOption
     if "coherence" in config.chosen_baselines:
         likely = baselines.coherence_faults(image)
         entries["coherence"] = _plain([{"fsem": likely}], [truth], HEADLINE)
-    rows = _rows(entries, model, seconds, config, f"--input {config.input} --labels {config.labels}")
+    rows = _rows(entries, model, seconds, command_of(config, model, options))
     scores = {name: {"threshold": e.threshold, "scores": e.scores} for name, e in entries.items()}
     run = describe_run("fault_seg", options.seed)
     write_json(out / "evaluation.json", {"run": run, "model": str(model.path), "methods": scores})
@@ -281,11 +281,7 @@ def _plain(
     return Entry(set_scores(cubes, found, truth), threshold, cubes)
 
 
-def _rows(
-    entries: Mapping[str, Entry], model: Model, seconds: float, config: EvaluateConfig, source: str = ""
-) -> list[Row]:
-    source = source or f"--data {config.data}"
-    command = f"python scripts/fault_seg/evaluate.py --model {model.path} {source}"
+def _rows(entries: Mapping[str, Entry], model: Model, seconds: float, command: str) -> list[Row]:
     with torch.device("meta"):  # the loaded network has its norms folded into the convolutions
         count = parameter_count(build_network(model.layout, model.kind, model.heads))
     rows = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from common import figures
+from common.cli import flags_of
 from common.files import write_json, write_text
 from common.log import get_logger
 from common.report import Row, markdown_table, save_rows
@@ -25,6 +27,7 @@ from fault_seg.model import HEADS, REFINE_INPUTS, build_network, parameter_count
 from fault_seg.refine import refine_cube
 
 THRESHOLD = 0.5
+PLACES = ("out", "overwrite", "dry_run", "device", "dist_timeout")  # options that change no figure
 PROMISED = ("iou", "rgt_mae", "dhr_correlation")  # what one pass shall better and further ones not spoil
 MEASURES: dict[str, tuple[str, str, str]] = {
     "iou": ("refined fault IoU, p >= 0.5", "-", "higher"),
@@ -58,7 +61,7 @@ def evaluate_refine(config: EvaluateConfig, model: Model, options: MachineOption
         shown = shown or {"truth": truth, "stages": stages}
     seconds = (time.process_time() - began) / len(pairs)
     means = [mean_scores(column) for column in scores]
-    rows = _rows(means, model, seconds, config)
+    rows = _rows(means, model, seconds, config, command_of(config, model, options))
     kept = [verdict(key, scores) for key in PROMISED]
     document = {
         "run": describe_run("fault_seg", options.seed),
@@ -130,10 +133,17 @@ def _first(item: dict[str, torch.Tensor]) -> Volumes:
     return {name: item[f"first_{name}"][0].numpy() for name in REFINE_INPUTS}
 
 
+def command_of(config: EvaluateConfig, model: Model, options: MachineOptions) -> str:
+    """Return the command that repeats the figures of an evaluation: every flag that changes them."""
+    source = "" if config.input else f" --data {shlex.quote(str(config.data))}"
+    changed = [flags_of(config, ("model", "data", "figures")), flags_of(options, PLACES)]
+    command = f"python scripts/fault_seg/evaluate.py --model {shlex.quote(str(model.path))}{source}"
+    return " ".join([command, *filter(None, changed)])
+
+
 def _rows(
-    means: Sequence[dict[str, float]], model: Model, seconds: float, config: EvaluateConfig
+    means: Sequence[dict[str, float]], model: Model, seconds: float, config: EvaluateConfig, command: str
 ) -> list[Row]:
-    command = f"python scripts/fault_seg/evaluate.py --model {model.path} --data {config.data}"
     with torch.device("meta"):
         count = parameter_count(build_network(model.layout, model.kind, model.heads))
     rows = []

@@ -20,7 +20,7 @@ from common.noise import gaussian
 from common.run import MachineOptions
 from fault_seg.config_tools import ExportConfig
 from fault_seg.model import build_network, fuse_batch_norm, parameter_count
-from fault_seg.weight_files import read_weights
+from fault_seg.weight_files import find_weights, read_weights
 
 MAX_DIFFERENCE = 1e-4
 CHECK_SHAPES = ((32, 32, 32), (32, 48, 64))  # z y x of the inputs on which outputs are compared
@@ -56,12 +56,14 @@ def export(config: ExportConfig, options: MachineOptions) -> dict[str, Any]:
         UserError: the output exists or an optional library is missing.
         DataError: the model cannot be used, or the exported outputs differ by more than 1e-4.
     """
-    model_path, path = Path(config.model), Path(config.output)
+    path = Path(config.output)
     if path.suffix == ".onnx":
         _require_onnx()
-    found = average([read_weights(Path(name)) for name in (config.model, *config.average)])
+    models = [find_weights(name) for name in (config.model, *config.average)]
+    model_path = models[0]
+    found = average([read_weights(name) for name in models])
     network = _network(found, model_path).eval()
-    _refuse_existing([model_path, *map(Path, config.average)], path, options.overwrite)
+    _refuse_existing(models, path, options.overwrite)
     heads = list(found.config["heads"])
     summary = {"file": str(path), "network": found.config["network"], "kind": found.kind, "heads": heads}
     summary |= {"parameters": parameter_count(network), "step": found.step}

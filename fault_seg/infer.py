@@ -36,13 +36,13 @@ from fault_seg.sections import draw_rose, draw_sections
 from fault_seg.slabs import WINDOW_BYTES, Volume
 from fault_seg.true_angles import AngleFrame, angle_frame
 from fault_seg.volumes import format_of, write_sidecar
-from fault_seg.weight_files import read_weights
+from fault_seg.weight_files import find_weights, read_weights
 
 SHIPPED_WEIGHTS = Path(__file__).parent / "weights" / "hr_infer_v1.safetensors"
 
 
 def read_network(path: str | Path = "") -> tuple[Checkpoint, torch.nn.Module]:
-    """Return (checkpoint, network with its weights) of a file, "" for the shipped weights.
+    """Return (checkpoint, network with its weights) of a file or a run's folder, "" for the shipped weights.
 
     Raises:
         DataError: the file is missing, damaged, or of another package.
@@ -60,13 +60,14 @@ def read_network(path: str | Path = "") -> tuple[Checkpoint, torch.nn.Module]:
 
 
 def load(path: str | Path = "", device: str | torch.device = "cpu", *, precision: str = "auto") -> Model:
-    """Return the model of a checkpoint or exported file, "" for the shipped weights.
+    """Return the model of a checkpoint, an exported file or a run's folder, "" for the shipped weights.
 
     Architecture, kind, heads, temperature and threshold come from the file.
 
     Raises:
         DataError: the file is missing, damaged, or of another package.
     """
+    path = find_weights(path) if path else ""
     found, network = read_network(path)
     device = devices.resolve_device(str(device))
     network = devices.channels_last(fuse_batch_norm(network)).to(device)

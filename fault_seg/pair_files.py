@@ -24,14 +24,20 @@ def partner(folder: Path, number: int, name: str) -> Path:
     )
 
 
-def find_images(folder: Path, ending: str = "") -> list[Path]:
+def find_images(folder: Path, ending: str = "", advice: str = "") -> list[Path]:
     """Return the images 0, 1, 2 ... of a data folder, or the volumes 0_fsem ... with the ending "_fsem".
+
+    Args:
+        folder: of the images.
+        ending: of the names, before the suffix.
+        advice: what else to do when there is none.
 
     Raises:
         DataError: the folder is missing or empty, a number is missing between others or there twice.
     """
+    advice = advice or "run make_data.py, or name the folder of another data set by --data"
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; run make_data.py, or train with --synthetic")
+        raise DataError(f"{folder}: no such folder; {advice}")
     found: dict[int, Path] = {}
     named = re.compile(rf"([0-9]+){ending}\.(bin|npy|h5)")
     for path in sorted(folder.iterdir()):
@@ -39,9 +45,7 @@ def find_images(folder: Path, ending: str = "") -> list[Path]:
         if match and found.setdefault(int(match[1]), path) != path:
             raise DataError(f"{path}: the same sample as {found[int(match[1])].name}; remove one of them")
     if not found:
-        raise DataError(
-            f"{folder}: holds no 0{ending}.bin or .npy; run make_data.py, or train with --synthetic"
-        )
+        raise DataError(f"{folder}: holds no 0{ending}.bin or .npy; {advice}")
     missing = next((i for i in range(len(found)) if i not in found), None)
     if missing is not None:
         raise DataError(

@@ -12,6 +12,7 @@ from fault_seg.dataset import Shape, SyntheticVolumes, VolumePairs
 from fault_seg.labels import LabelledCrops, Replayed, open_labelled
 from fault_seg.synthetic import GeneratorConfig, preset
 
+ADVICE = "run make_data.py, or train with --synthetic"
 NUM_SYNTHETIC_VALID = 16
 VALID_SEED_OFFSET = 1_000_000_007  # validation cubes come from a seed of their own
 
@@ -40,7 +41,7 @@ def make_datasets(config: TrainConfig, seed: int) -> tuple[Any, Any]:
         return train_set, make_valid_set(config, seed)
     shape: Shape = (config.n1, config.n2, config.n3)
     folders = config.folder("data_train"), config.folder("target_train")
-    pairs = VolumePairs(*folders, shape, limit=config.ntrain, **crops)
+    pairs = VolumePairs(*folders, shape, limit=config.ntrain, advice=ADVICE, **crops)
     valid_set = make_valid_set(config, seed)
     if distributed.is_main():
         pairs.check()
@@ -60,7 +61,7 @@ def make_valid_set(config: TrainConfig, seed: int) -> Any:
         return SyntheticVolumes(_generator(config), number, seed=seed + VALID_SEED_OFFSET, **whole)
     shape: Shape = (config.n1, config.n2, config.n3)
     folders = config.folder("data_valid"), config.folder("target_valid")
-    return VolumePairs(*folders, shape, limit=config.nvalid, seed=seed, **whole)
+    return VolumePairs(*folders, shape, limit=config.nvalid, seed=seed, advice=ADVICE, **whole)
 
 
 def _generator(config: TrainConfig) -> GeneratorConfig:

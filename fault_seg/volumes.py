@@ -91,8 +91,10 @@ def open_volume(
         volume = open_image(path, str(kind))
     if any(n and n != found for n, found in zip(shape, volume.shape, strict=True)):
         volume.close()
+        own = " ".join(f"--n{i} {n}" for i, n in enumerate(volume.shape, 1))
         raise DataError(
-            f"{path}: (n1, n2, n3) = {volume.shape}, expected {shape} as asked; leave --n1 --n2 --n3 away"
+            f"{path}: (n1, n2, n3) = {volume.shape}, expected {shape} by --n1 --n2 --n3 or the preset; "
+            f"give {own}"
         )
     return volume
 

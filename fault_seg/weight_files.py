@@ -15,11 +15,24 @@ from common.log import get_logger
 from fault_seg.model import HEADS, build_network
 
 ACCEPTED = (".ckpt", ".pt", ".pth", ".safetensors")
+OF_A_RUN = ("best.ckpt", "last.ckpt")  # in the folder of a training, the preferred one first
 _PREFIXES = ("module.", "_orig_mod.", "model.", "network.")
 
 
+def find_weights(path: str | Path) -> Path:
+    """Return the file that a model flag means; of a run's folder its best checkpoint, else its last one.
+
+    Raises:
+        DataError: nothing is there, or a folder without either.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such checkpoint file or folder of a training; check the path")
+    return checkpoints.file_of_run(path, OF_A_RUN, "name the --out of a train.py run, or a file")
+
+
 def read_weights(path: str | Path) -> Checkpoint:
-    """Return the checkpoint in `path`; `config` names network and heads, `kind` infer or refine.
+    """Return the checkpoint that `path` means; `config` names network and heads, `kind` infer or refine.
 
     Of a file without configuration (a bare state dict, or one under the key state_dict) they are found from
     the names and shapes of its tensors, with a notice.
@@ -27,7 +40,7 @@ def read_weights(path: str | Path) -> Checkpoint:
     Raises:
         DataError: the file is missing, damaged, of another package or format, or fits no layout.
     """
-    path = Path(path)
+    path = find_weights(path)
     if path.suffix not in ACCEPTED:
         raise DataError(
             f"{path}: suffix {path.suffix or 'none'}, expected weights as {', '.join(ACCEPTED)}; save the "

@@ -215,6 +215,17 @@ class TrainConfig:
         return self.vae or self.e2e_vae_model_path
 
 
+@dataclass(frozen=True)
+class TrainRunOptions(TrainOptions):
+    """Where the run goes."""
+
+    out: Path = option(Path("results/simulgen_vae/train"), "folder of the run")
+    keep_last: int = option(2, "numbered checkpoints kept")
+    num_workers: int = option(
+        0, "loader processes; 0 = none where coefficients lie in memory or runs are few, else up to 6"
+    )
+
+
 def default() -> TrainConfig:
     """Return the defaults."""
     return TrainConfig()

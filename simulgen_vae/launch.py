@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import runpy
@@ -24,9 +23,11 @@ from common.errors import (
     EXIT_DONE,
     EXIT_STOPPED_EARLY,
     EXIT_USAGE,
+    DataError,
     DivergedError,
     UserError,
 )
+from common.files import read_json
 from common.log import get_logger
 
 TRAIN = Path("scripts") / "simulgen_vae" / "train.py"
@@ -138,8 +139,9 @@ def exit_code_of(error: Exception, folder: Path | None = None) -> int | None:
     Raises:
         KeyboardInterrupt: Ctrl-C stopped it.
     """
-    if hasattr(error, "sigval"):  # torchrun was told to stop, and has waited for the workers to save
-        if error.sigval == signal.SIGINT:
+    number = getattr(error, "sigval", None)
+    if number is not None:  # torchrun was told to stop, and has waited for the workers to save
+        if number == signal.SIGINT:
             raise KeyboardInterrupt from error
         return EXIT_STOPPED_EARLY if _state_in(folder) == "stopped" else EXIT_BUG
     codes = [failure.exitcode for failure in getattr(error, "failures", {}).values()]
@@ -151,8 +153,8 @@ def exit_code_of(error: Exception, folder: Path | None = None) -> int | None:
 
 def _state_in(folder: Path | None) -> str:
     """Return the state that a run's status.json tells, "" without one."""
-    with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
-        return str(json.loads((folder / "status.json").read_text(encoding="utf-8"))["state"])  # type: ignore[operator]
+    with contextlib.suppress(DataError, KeyError, TypeError):
+        return "" if folder is None else str(read_json(folder / "status.json", "")["state"])
     return ""
 
 

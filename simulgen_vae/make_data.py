@@ -85,9 +85,10 @@ def output_path(config: MakeDataConfig) -> Path:
     expected = SUFFIXES[config.format]
     if path.suffix.lower() not in expected:
         other = next((f for f, suffixes in SUFFIXES.items() if path.suffix.lower() in suffixes), "")
+        advice = f"add --format {other}" if other else f"name {path.with_suffix(expected[0])}"
         raise UserError(
-            f"--path {path}: suffix {path.suffix or 'missing'}, expected {' or '.join(expected)} for --format "
-            f"{config.format}" + (f"; add --format {other}" if other else f"; name {path.with_suffix(expected[0])}")
+            f"--path {path}: suffix {path.suffix or 'missing'}, expected {' or '.join(expected)} for "
+            f"--format {config.format}; {advice}"
         )
     return path
 

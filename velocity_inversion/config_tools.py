@@ -14,13 +14,15 @@ REDUCTIONS = ("weighted", "mean", "median")
 BASELINES = ("mean", "depth_trend", "inversionnet")
 BENCHES = ("", "refine", "overfit")
 EXPORT_FORMATS = ("safetensors", "onnx", "torch_export")
+DEFAULT_MODEL = "results/velocity/models/best_ensemble_model.pth"
+MODEL_HELP = "trained ensemble: its file, or the folder of its training"
 
 
 @dataclass(frozen=True)
 class InferConfig:
     """From gathers to sections."""
 
-    model_path: str = option("results/velocity/models/best_ensemble_model.pth", "trained ensemble")
+    model_path: str = option(DEFAULT_MODEL, MODEL_HELP, aliases=("model",))
     test_data_path: str = option("", "folder of either layout, or one sample's folder")
     batch_size: int = option(8, "samples at once")
     use_tta: bool = option(False, "= --tta_flip --tta_noise 2")
@@ -74,7 +76,7 @@ class InferConfig:
 class EvaluateConfig:
     """An ensemble beside its baselines."""
 
-    model_path: str = option("results/velocity/models/best_ensemble_model.pth", "trained ensemble")
+    model_path: str = option(DEFAULT_MODEL, MODEL_HELP, aliases=("model",))
     baseline_model: tuple[str, ...] = option((), "further trained models, say InversionNet's")
     test_data_path: str = option("data/velocity_inversion/test", "held-out samples with truth")
     train_data_path: str = option("data/velocity_inversion/train", "samples that the ridge is fitted on")
@@ -139,7 +141,7 @@ class RefineConfig:
 
     prediction_path: str = option("", "folder that infer.py wrote, or its .npz")
     test_data_path: str = option("", "the gathers that they were predicted from")
-    model_path: str = option("", "ensemble; the mode data_space needs it")
+    model_path: str = option("", "ensemble; the mode data_space needs it", aliases=("model",))
     mode: str = option("fwi", "how", choices=MODES)
     iterations: int = option(40, "of each mode")
     optimizer: str = option("lbfgs", "of the waveform inversion", choices=OPTIMIZERS)
@@ -203,6 +205,6 @@ class RefineConfig:
 class ExportConfig:
     """A trained ensemble for other programs."""
 
-    model_path: str = option("results/velocity/models/best_ensemble_model.pth", "trained ensemble")
-    output: str = option("", "file to write; none = beside the model")
+    model_path: str = option(DEFAULT_MODEL, MODEL_HELP, aliases=("model",))
+    output: str = option("", "file to write; none = beside the model", aliases=("out",))
     format: str = option("safetensors", "of the file", choices=EXPORT_FORMATS)

@@ -177,7 +177,7 @@ def train_diffusion(
         result = loop.train(task, [Phase("diffusion", total, batches)], folder, own, cadence, guard)
     if result.state == "finished" and distributed.is_main():
         best = checkpoints.load(out / "checkpoints/best.pt", package=PACKAGE, kinds=[KIND])
-        target = make_folder(model_path.parent) / DIFFUSION_FILE
+        target = make_folder(ensemble.path.parent) / DIFFUSION_FILE
         checkpoints.save(target, replace(best, training={}, rng=[]))
         get_logger().info(f"wrote {target}")
     distributed.barrier()

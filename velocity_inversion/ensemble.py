@@ -22,6 +22,8 @@ from velocity_inversion.geometry import Survey, openfwi_survey
 from velocity_inversion.member import PACKAGE, Member, Statistics, fit_statistics, preprocessing_of
 
 KIND = "ensemble"
+FILE = "best_ensemble_model.pth"
+MODEL_FILE = Path("models") / FILE  # below the folder of a training
 FIT_STEPS = 200
 FIT_LR = 0.05
 
@@ -203,12 +205,16 @@ def save_ensemble(path: Path, ensemble: Ensemble, step: int = 0) -> None:
 
 
 def load_ensemble(path: str | Path) -> Ensemble:
-    """Read an ensemble.
+    """Read an ensemble from its file or, which is said, from the folder of its training.
 
     Raises:
-        DataError: no such file, of another package or kind, or broken.
+        DataError: no such file, of another package or kind, or broken; or a folder without an ensemble.
     """
     path = Path(path)
+    advice = "name the --out of a train.py run, or a file"
+    if any(path.glob("member_*")):
+        advice = "its members are not put together yet; run train.py with --assemble"
+    path = checkpoints.file_of_run(path, (str(MODEL_FILE), FILE), advice)
     return ensemble_from(checkpoints.load(path, package=PACKAGE, kinds=[KIND]), path)
 
 

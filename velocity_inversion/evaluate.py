@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.cli import flags_of
 from common.errors import DataError
 from common.files import require_writable, write_json, write_text
 from common.log import get_logger
@@ -39,6 +41,9 @@ from velocity_inversion.waveform_scores import (
     waveform_misfits,
 )
 
+# fields that a stored command tells otherwise (what --equal_time trained is named as models), or not at all
+TOLD = ("model_path", "test_data_path", "figures", "equal_time")
+PLACES = ("out", "overwrite", "dry_run", "device", "dist_timeout")  # options that change no figure
 # measure -> (what to call it, unit, which is better)
 MEASURES = {
     "mae": ("velocity MAE", "m/s", "lower"),
@@ -152,8 +157,8 @@ def _add_model(
         if name in found and np.abs(found[name] - truth).mean() <= np.abs(sections - truth).mean():
             return
     else:
-        place = Path(path).resolve().parts
-        name = place[-3] if len(place) > 3 else Path(path).stem
+        place = other.path.resolve().parts
+        name = place[-3] if len(place) > 3 else other.path.stem
         name = name if name not in found else f"{name} {len(found)}"
     found[name], models[name] = sections, other
 
@@ -178,7 +183,7 @@ def _report(
     families = {name: by_family(rows, test.source.families, "mae") for name, rows in scores.items()}
     document: dict[str, Any] = _document(scores, ensemble, compared, options)
     document["mae_by_family"] = families
-    rows = _rows(scores, ensemble, compared.cpu_s, config)
+    rows = _rows(scores, ensemble, compared.cpu_s, command_of(config, options))
     if config.misfit_samples:
         document["waveform_misfit"] = waveform_misfits(sections, test, config.misfit_samples)
         rows.append(misfit_row(rows[0], document["waveform_misfit"], config.misfit_samples))
@@ -264,11 +269,14 @@ def _family_table(families: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def _rows(scores: Scores, ensemble: Ensemble, seconds: float, config: EvaluateConfig) -> list[Row]:
-    command = (
-        f"python scripts/velocity_inversion/evaluate.py --model_path {config.model_path} "
-        f"--test_data_path {config.test_data_path}"
-    )
+def command_of(config: EvaluateConfig, options: MachineOptions) -> str:
+    """Return the command that repeats the figures of an evaluation: every flag that changes them."""
+    given = shlex.join(["--model_path", config.model_path, "--test_data_path", config.test_data_path])
+    changed = [flags_of(config, TOLD), flags_of(options, PLACES)]
+    return " ".join(["python scripts/velocity_inversion/evaluate.py", given, *filter(None, changed)])
+
+
+def _rows(scores: Scores, ensemble: Ensemble, seconds: float, command: str) -> list[Row]:
     count = sum(parameter_count(Member(c, ensemble.survey)) for c in ensemble.configs)
     means = {
         name: {m: float(np.mean([r[m] for r in rows])) for m in MEASURES} for name, rows in scores.items()

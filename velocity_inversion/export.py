@@ -71,7 +71,7 @@ def export(config: ExportConfig, options: MachineOptions) -> dict[str, Any]:
         DataError: the model cannot be used, or the sections differ by more than 1e-4 km/s.
     """
     ensemble = load_ensemble(config.model_path)
-    path = Path(config.output or Path(config.model_path).with_suffix(SUFFIXES[config.format]))
+    path = Path(config.output or ensemble.path.with_suffix(SUFFIXES[config.format]))
     if path.exists() and not options.overwrite:
         raise UserError(f"{path}: exists; add --overwrite or choose another --output")
     program = EnsembleProgram(ensemble).eval()
@@ -91,7 +91,7 @@ def export(config: ExportConfig, options: MachineOptions) -> dict[str, Any]:
         difference = max(_difference(program, run, example(ensemble, batch)) for batch in CHECKED_BATCHES)
         if not difference <= MAX_DIFFERENCE:
             raise DataError(
-                f"{path}: sections differ by {difference:.3g} km/s from those of {config.model_path}, "
+                f"{path}: sections differ by {difference:.3g} km/s from those of {ensemble.path}, "
                 f"expected at most {MAX_DIFFERENCE:g}; not written, use another format"
             )
     summary |= {"bytes": path.stat().st_size, "max_abs_difference_km_s": difference}

@@ -30,7 +30,13 @@ from common.run import BasicOptions, describe_run
 from velocity_inversion.arrays import from_km_s
 from velocity_inversion.config_data import DataConfig
 from velocity_inversion.geometry import FILE_NAME, Survey, challenge_survey, openfwi_survey, with_peak
-from velocity_inversion.simulate import Simulation, default_simulation, simulate, to_survey_rate
+from velocity_inversion.simulate import (
+    Simulation,
+    default_simulation,
+    require_resolved,
+    simulate,
+    to_survey_rate,
+)
 from velocity_inversion.sources import FAMILIES_FILE, MODEL_FILE, open_source
 from velocity_inversion.synthetic import family_of, make_section, mix
 
@@ -55,12 +61,13 @@ def make_data(config: DataConfig, options: BasicOptions, out: Path, seed: int = 
     Sample i of a split depends on the seed, the split and i alone.
 
     Raises:
-        UserError: `out` cannot be written or holds a data set already.
+        UserError: `out` cannot be written or holds a data set already, or the grid has no cell a wavelength.
         DataError: the disk is too small.
     """
     survey = survey_of(config)
     grid = survey.dx_m if config.native_grid else config.grid_m
     simulation = default_simulation(survey, grid)
+    require_resolved(simulation)
     counts = dict(zip(SPLITS, (config.num_train, config.num_val, config.num_test), strict=True))
     require_writable(out)
     old = [out / split for split in SPLITS if (out / split).exists()]

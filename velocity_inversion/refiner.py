@@ -144,5 +144,5 @@ class Refiner:
 
 def open_refiner(config: InferConfig, ensemble: Ensemble, device: torch.device) -> Refiner:
     """Return the diffusion stage that the flags name: a given file, or the one beside the ensemble."""
-    beside = Path(config.model_path).parent / DIFFUSION_FILE
+    beside = ensemble.path.parent / DIFFUSION_FILE
     return Refiner(config.diffusion_path or beside, ensemble, device)

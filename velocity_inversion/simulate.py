@@ -17,7 +17,7 @@ import torch
 from scipy import signal
 from torch.nn import functional
 
-from common.errors import missing_library
+from common.errors import UserError, missing_library
 from common.log import get_logger
 from velocity_inversion.geometry import Survey, Wavelet
 
@@ -25,6 +25,7 @@ ACCURACY = 4  # that of the generator of the published families; order 8 differs
 PML_WIDTH = 20
 MARGIN = 8  # replicated cells around the model: off-grid points use windows of half-width 4
 CELLS_PER_WAVELENGTH = 3.0
+FEWEST_CELLS = 1.0  # in the shortest wavelength
 BANDWIDTH = 2.5  # a Ricker wavelet has next to no energy above 2.5 peak frequencies
 
 
@@ -61,6 +62,11 @@ class Simulation:
     def factor(self) -> int:
         """Model cells a simulation cell, along each axis."""
         return max(1, round(self.grid_m / self.survey.dx_m))
+
+    @property
+    def cells_in_wavelength(self) -> float:
+        """Cells in the shortest wavelength: the lowest velocity at the highest frequency."""
+        return shortest_wavelength_m(self.survey) / self.grid_m
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -104,16 +110,51 @@ def default_simulation(survey: Survey, grid_m: float = 0.0, *, on_gpu: bool = Fa
     """Return how to simulate a survey: its own cells, except that 1 m cells become 5 m on a CPU.
 
     Warns when the grid has fewer than three cells in the shortest wavelength.
+
+    Raises:
+        UserError: the grid is no whole multiple of the survey's cells.
     """
     if not grid_m:
-        grid_m = survey.dx_m if survey.dx_m >= 2.5 or on_gpu else 5.0
-    shortest = survey.v_bounds_km_s[0] * 1000 / (BANDWIDTH * survey.wavelet.peak_hz)
-    if shortest / grid_m < CELLS_PER_WAVELENGTH:
-        get_logger().warning(
-            f"grid {grid_m:g} m: {shortest / grid_m:.1f} cells in the shortest wavelength "
-            f"({shortest:.0f} m), expected {CELLS_PER_WAVELENGTH:g} or more; lower --grid_m"
+        grid_m = survey.dx_m if survey.dx_m >= 2.5 or on_gpu else round(5 / survey.dx_m) * survey.dx_m
+    if abs(grid_m / survey.dx_m - max(1, round(grid_m / survey.dx_m))) > 1e-6:
+        raise UserError(
+            f"--grid_m {grid_m:g}: expected a whole multiple of the {survey.dx_m:g} m cells of the section"
         )
-    return Simulation(survey, grid_m, max(survey.dt_s, 1e-3))
+    found = Simulation(survey, grid_m, max(survey.dt_s, 1e-3))
+    if found.cells_in_wavelength < CELLS_PER_WAVELENGTH:
+        get_logger().warning(
+            f"grid {grid_m:g} m: {found.cells_in_wavelength:.1f} cells in the shortest wavelength "
+            f"({shortest_wavelength_m(survey):.3g} m), expected {CELLS_PER_WAVELENGTH:g} or more; "
+            f"{_finer(found)}"
+        )
+    return found
+
+
+def shortest_wavelength_m(survey: Survey) -> float:
+    """Return the wavelength of the lowest velocity at the highest frequency of the wavelet, m."""
+    return survey.v_bounds_km_s[0] * 1000 / (BANDWIDTH * survey.wavelet.peak_hz)
+
+
+def require_resolved(simulation: Simulation) -> None:
+    """Check that the grid has a cell or more in the shortest wavelength: below that there are no waves.
+
+    Raises:
+        UserError: it has less; the message says which wavelet or cell would do.
+    """
+    if simulation.cells_in_wavelength < FEWEST_CELLS:
+        raise UserError(
+            f"peak frequency {simulation.survey.wavelet.peak_hz:g} Hz on cells of {simulation.grid_m:g} m: "
+            f"{simulation.cells_in_wavelength:.2g} cells in the shortest wavelength, expected "
+            f"{CELLS_PER_WAVELENGTH:g} or more, at least {FEWEST_CELLS:g}; {_finer(simulation)}"
+        )
+
+
+def _finer(simulation: Simulation) -> str:
+    """Return the advice that brings enough cells into the shortest wavelength."""
+    survey = simulation.survey
+    highest = survey.wavelet.peak_hz * simulation.cells_in_wavelength / CELLS_PER_WAVELENGTH
+    lower = f"use a wavelet of at most {highest:.3g} Hz (--peak_hz)"
+    return f"lower --grid_m, or {lower}" if simulation.factor > 1 else lower
 
 
 def coarsen(vp: torch.Tensor, factor: int) -> torch.Tensor:
@@ -142,8 +183,9 @@ def simulate(
         gradient_interval: time steps between the samples kept for the gradient.
 
     Raises:
-        UserError: deepwave is not installed.
+        UserError: deepwave is not installed, or the grid has no cell a wavelength.
     """
+    require_resolved(simulation)
     try:
         import deepwave
     except ImportError as error:

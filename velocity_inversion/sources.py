@@ -31,6 +31,7 @@ _PATTERNS = (
     ("data/data*.npy", "model/model*.npy"),
     ("seis*.npy", "vel*.npy"),
 )
+_ARRAYS = (".npy", ".npz", ".h5", ".hdf5", ".sgy", ".segy")  # what is no list of pairs
 _PLAIN_FOLDERS = ("data", "model")
 
 
@@ -243,6 +244,11 @@ def open_source(path: str | Path) -> Source:
         DataError: there is no data, or what is there is not as its geometry says.
     """
     root = Path(path)
+    if root.is_file() and root.suffix in _ARRAYS:
+        raise DataError(
+            f"{root}: is a single {root.suffix} file, expected a folder (of data*.npy beside model*.npy, or "
+            f"of sample folders); name its folder {root.parent}"
+        )
     if root.is_file():
         return OpenFwiSource(root.parent, pairs=read_pairs(root))
     if not root.is_dir():

@@ -27,7 +27,14 @@ from common.task import Cadence, Phase, Result
 from velocity_inversion.config import TrainConfig
 from velocity_inversion.dataset import ShotDataset, collate, split_rows
 from velocity_inversion.diffusion_train import train_diffusion
-from velocity_inversion.ensemble import Calibration, Ensemble, differences, fit_weights, save_ensemble
+from velocity_inversion.ensemble import (
+    MODEL_FILE,
+    Calibration,
+    Ensemble,
+    differences,
+    fit_weights,
+    save_ensemble,
+)
 from velocity_inversion.geometry import Survey
 from velocity_inversion.inversionnet import resampling_notice
 from velocity_inversion.member import (
@@ -43,7 +50,6 @@ from velocity_inversion.model import parameter_count
 from velocity_inversion.predictions import calibrate, predict_members
 from velocity_inversion.sources import Source, open_source, require_disjoint
 
-MODEL_FILE = Path("models/best_ensemble_model.pth")
 SPLIT_FILE = "split.json"
 MEMBER_SEED = 1_000_003  # between members' seeds
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import DataError, UserError
+from common.errors import DataError
 from voxel_ode.config_prep import CheckConfig
 from voxel_ode.raw import RawFile, find_raw
 from voxel_ode.schema import GRID_NAMES, SCALAR_NAMES
@@ -43,12 +43,12 @@ def check_files(config: CheckConfig) -> Iterator[tuple[Path, dict[str, Any], str
     """Yield (file, what it holds, what is wrong) of each file named or found in a folder named.
 
     Raises:
-        UserError: a path is not there.
+        DataError: a path is not there.
     """
     for name in config.paths:
         path = Path(name)
         if not path.exists():
-            raise UserError(f"{path}: no such file or folder")
+            raise DataError(f"{path}: no such file or folder; check the path")
         for file in find_raw(path)[0] if path.is_dir() else [path]:
             try:
                 yield file, check_file(file, config), ""

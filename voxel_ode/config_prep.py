@@ -18,7 +18,7 @@ class PrepConfig:
     """Raw simulations into prepped files, statistics and patch indices."""
 
     input_root: Path | None = option(None, "folder of the raw files, named like v2.4_0001.h5")
-    out_root: Path = option(Path("./data/prepped"), "folder of the result")
+    out_root: Path = option(Path("./data/prepped"), "folder of the result", aliases=("out",))
     patch_size: tuple[int, ...] = option((32, 32, 32), "patch (Z Y X)", unit="cells")
     stride: tuple[int, ...] = option((8, 8, 8), "between patches (Z Y X)", unit="cells")
     log_transform: tuple[str, ...] = option(SCALAR_NAMES, "scalars that the network sees as log1p")

@@ -13,6 +13,7 @@ INITS = ("output0", "initial")
 BASELINES = ("copy", "ridge1", "ridge3", "linear", "upwind", "fno")
 SPLITS = ("train", "val", "test")
 ABLATIONS = ("flux",)
+MODEL = ("model",)  # what the other packages call --ckpt_path
 GIB = 2**30
 
 
@@ -51,7 +52,7 @@ def require_checkpoint(paths: tuple[str, ...]) -> None:
     """Raise ValueError when no checkpoint is named."""
     if not paths:
         raise ValueError(
-            "--ckpt_path: missing; name a checkpoint that train.py wrote, several for an ensemble"
+            "--ckpt_path: missing; name a checkpoint or the folder of a training, several for an ensemble"
         )
 
 
@@ -92,7 +93,11 @@ class RolloutConfig(Placement):
     prepped_sim_path: tuple[str, ...] = option(
         (), "prepped or raw simulations, or folders of them", aliases=("sim_path",)
     )
-    ckpt_path: tuple[str, ...] = option((), "checkpoints; several make an ensemble")
+    ckpt_path: tuple[str, ...] = option(
+        (),
+        "checkpoints, or folders of trainings, whose best is taken; several make an ensemble",
+        aliases=MODEL,
+    )
     stats_path: Path | None = option(None, "stats.json, compared with the checkpoint's numbers")
     receptive_field_radius: int | None = option(None, "compared with the checkpoint's", unit="cells")
     base_channels: int | None = option(None, "compared with the checkpoint's")
@@ -103,7 +108,9 @@ class RolloutConfig(Placement):
     injection_temperature: float | None = option(
         None, "of the injected water; none = as the file's parameters or outputs tell", unit="deg C"
     )
-    save_path: Path = option(Path("./predictions.h5"), "file, or folder for several simulations")
+    save_path: Path = option(
+        Path("./predictions.h5"), "file, or folder for several simulations", aliases=("out",)
+    )
     steps: int = option(0, "states in the result; 0 = those of the file, 30 without outputs", unit="years")
     batch_sims: int = option(1, "scenarios of equal grid at once")
     intervals: Path | None = option(None, "calibration.json of evaluate.py, for calibrated P10 and P90")
@@ -132,7 +139,11 @@ class EvaluateConfig(Placement):
     """A network beside baselines on a split of a data set."""
 
     prepped_root: Path | None = option(None, "folder of prep_data; required")
-    ckpt_path: tuple[str, ...] = option((), "checkpoints; several make an ensemble")
+    ckpt_path: tuple[str, ...] = option(
+        (),
+        "checkpoints, or folders of trainings, whose best is taken; several make an ensemble",
+        aliases=MODEL,
+    )
     split: str = option("test", "which simulations", choices=SPLITS)
     init: str = option("output0", "begin with the first output, or with the initial state", choices=INITS)
     baselines: tuple[str, ...] = option(BASELINES[:-1], "to compare with", choices=BASELINES)
@@ -186,7 +197,9 @@ class OptimiseConfig:
     """Better well rates by gradients through the rollout, checked by the simulator."""
 
     sim_path: str = option("", "prepped or raw simulation", aliases=("prepped_sim_path",))
-    ckpt_path: tuple[str, ...] = option((), "checkpoint; the first of several is used")
+    ckpt_path: tuple[str, ...] = option(
+        (), "checkpoint, or folder of a training, whose best is taken; of several the first", aliases=MODEL
+    )
     init: str = option(
         "output0", "begin with the file's first output, or with its initial state", choices=INITS
     )
@@ -200,7 +213,7 @@ class OptimiseConfig:
     pressure_limits: tuple[float, ...] = option((), "lowest and highest pressure wanted", unit="bar")
     verify: bool = option(True, "run the best rates in the simulator")
     candidates: int = option(3, "best rates that are run")
-    save_path: Path = option(Path("./optimised.json"), "file of the result")
+    save_path: Path = option(Path("./optimised.json"), "file of the result", aliases=("out",))
     figures: bool = option(True, "draw rates and yearly energy beside the result")
 
     def __post_init__(self) -> None:

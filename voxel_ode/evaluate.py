@@ -175,7 +175,7 @@ def evaluate(config: EvaluateConfig, options: MachineOptions, out: Path) -> list
         result = run_methods(config, networks, sims, named)
         if config.calibrate:
             result["calibration"] = _calibrate(config, models, sims, val, out)
-        return write_report(result, config, models, sims, out, options.seed)
+        return write_report(result, config, models, sims, out, options)
 
 
 def _require_same_data(models: Sequence[Model], root: Path) -> None:

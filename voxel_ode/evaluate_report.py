@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from common.cli import flags_of
 from common.files import write_json, write_text
 from common.log import get_logger
 from common.report import Row, format_number, save_rows
-from common.run import describe_run
+from common.run import MachineOptions, describe_run
 from voxel_ode import sections
 from voxel_ode.config_tools import EvaluateConfig
 from voxel_ode.loading import Model
@@ -48,6 +49,9 @@ MEASURES = (
     ("breakthrough year, mean error", "years", "lower", ("wells", "breakthrough_error_years")),
     ("produced power, relative error", "-", "lower", ("produced_power_error",)),
 )
+# flags that change how fast, where and with which pictures an evaluation runs, and no figure of it
+SAME_FIGURES = ("figures", "compile", "cuda_graph", "max_memory", "tile", "skip_inactive")
+SAME_FIGURES_MACHINE = ("overwrite", "dry_run", "out", "device", "threads", "dist_timeout")
 CURVES_SHOWN = 4  # methods in the figure of the wells
 
 
@@ -57,13 +61,13 @@ def write_report(
     models: Sequence[Model],
     sims: Sequence[PreppedSim],
     out: Path,
-    seed: int = 0,
+    options: MachineOptions,
 ) -> list[Row]:
     """Write all files; return the rows of results.json."""
     shown = result.pop("shown")
-    rows = make_rows(result, config, models)
+    rows = make_rows(result, models, command_of(config, options))
     document = {
-        **describe_run("voxel_ode", seed),
+        **describe_run("voxel_ode", options.seed),
         "checkpoints": [{"path": str(m.path), "sha256": m.sha256, "step": m.step} for m in models],
         "num_weights": models[0].num_weights,
         "split": config.split,
@@ -93,13 +97,15 @@ def value_at(summary: Mapping[str, Any], place: Sequence[str]) -> float | None:
     return float(found) if found is not None and math.isfinite(found) else None
 
 
-def make_rows(result: Mapping[str, Any], config: EvaluateConfig, models: Sequence[Model]) -> list[Row]:
-    """Return one row a measure, ours beside all other methods."""
+def command_of(config: EvaluateConfig, options: MachineOptions) -> str:
+    """Return the line that measures this again: data, networks, and every flag that changes the figures."""
+    told = flags_of(config, SAME_FIGURES), flags_of(options, SAME_FIGURES_MACHINE)
+    return " ".join(filter(None, ("python scripts/voxel_ode/evaluate.py", *told)))
+
+
+def make_rows(result: Mapping[str, Any], models: Sequence[Model], command: str) -> list[Row]:
+    """Return one row a measure, ours beside all other methods; `command` is the line that measured them."""
     methods = result["methods"]
-    command = (
-        f"python scripts/voxel_ode/evaluate.py --prepped_root {config.prepped_root} --ckpt_path "
-        f"{' '.join(config.ckpt_path)}"
-    )
     rows = []
     for name, unit, better, place in MEASURES:
         ours = value_at(methods["ours"], place)

@@ -14,6 +14,8 @@ from common import device as devices
 from common.checkpoint import Checkpoint
 from common.device import Precision, resolve_precision
 from common.errors import DataError, UserError
+from common.log import get_logger
+from common.run import Layout
 from voxel_ode.convolutions import BACKENDS, backends_of, set_backends
 from voxel_ode.dataset import read_stats
 from voxel_ode.model import VoxelAutoRegressor
@@ -64,6 +66,26 @@ class Model:
             )
 
 
+def find_checkpoint(path: str | Path) -> Path:
+    """Return `path`; of the folder of a training or of its checkpoints the best one, and say which that is.
+
+    Raises:
+        DataError: the folder has none; says what was searched.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    places = [path / Layout().checkpoints / Layout().best, path / Layout().best]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise DataError(
+            f"{path}: a folder without a best checkpoint; searched {', '.join(map(str, places))}; name the "
+            "checkpoint, or the folder of a training that has been evaluated once"
+        )
+    get_logger().info(f"{path}: its best checkpoint is {found}")
+    return found
+
+
 def load(path: str | Path, device: str | torch.device = "cpu", *, precision: str = "auto") -> Model:
     """Return the network of a checkpoint; nothing about it comes from flags.
 
@@ -71,14 +93,14 @@ def load(path: str | Path, device: str | torch.device = "cpu", *, precision: str
     numbers; "fp32" avoids those in bf16.
 
     Args:
-        path: of the checkpoint.
+        path: of the checkpoint, or the folder of a training.
         device: where to compute.
         precision: auto, fp32, bf16 or fp16.
 
     Raises:
         DataError: the file is missing, damaged, of another package, or its weights do not fit its config.
     """
-    path = Path(path)
+    path = find_checkpoint(path)
     found = checkpoints.load(path, package=PACKAGE, kinds=(KIND,))
     try:
         normalizer = Normalizer.from_dict(found.normalization)

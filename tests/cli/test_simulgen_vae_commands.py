@@ -78,6 +78,8 @@ def test_commands_of_the_page(place: Path, tmp_path: Path, line: str):
         arguments.append("--help")
     else:
         arguments.append("--dry_run")
+    if name == "prep_data.py":
+        arguments.append("--overwrite")  # the file that the next commands of the page read is there
     if name.removesuffix(".py") not in (*DATA_TOOLS, "demo"):
         arguments += CPU
     code, said = script(name.removesuffix(".py"), arguments, folder)
@@ -103,10 +105,10 @@ def test_the_page_names_every_script():
         ("train", "--data input_data/dataset5.npz --preset smoke --input_type fusion --no_use_attention"),
         ("train", "--data data/my.h5 --lc_only 1 --vae results/my --out results/other --preset smoke"),
         ("launch_ddp", "--gpus 2 --master-port 29500 --data data/my.h5 --preset smoke"),
-        ("evaluate", "--model results/my --baselines none --recon-iter 2 --no_figures"),
-        ("analyze_latent", "--model results/my/model_save --part test --traversals 2 --steps 3"),
-        ("prep_data", "--data input_data/dataset1.npz --path data/x.h5 --fit_basis 1 --num-modes 4"),
-        ("make_data", "--kind wave --num 4 --nx 8 --ny 4 --frames 3 --format npy --path w.npy"),
+        ("evaluate", "--model_path results/my --baselines none --recon-iter 2 --no_figures"),
+        ("analyze_latent", "--model_path results/my/model_save --part test --traversals 2 --steps 3"),
+        ("prep_data", "--data input_data/dataset1.npz --out data/x.h5 --fit_basis 1 --num-modes 4"),
+        ("make_data", "--kind wave --num 4 --nx 8 --ny 4 --frames 3 --format npy --out w.npy"),
     ],
 )  # fmt: skip
 def test_both_spellings_and_every_preset(place: Path, name: str, line: str):
@@ -185,7 +187,7 @@ def test_condition_file_of_every_key(place: Path, tmp_path: Path):
         ("train", "--data data/my.h5 --filters 8", 2, "expected two or more stages"),
         ("train", "--data data/my.h5 --input_type image", 3, "expected what --input_type image needs"),
         ("train", "--data data/my.h5 --bounds 2,1", 2, "expected LO,HI with LO below HI"),
-        ("train", "--data data/my.h5 --dirichlet no.npz", 2, "no.npz: no such file"),
+        ("train", "--data data/my.h5 --dirichlet no.npz", 3, "no.npz: no such file"),
         ("train", "--data data/my.h5 --balance wave", 2, "--balance"),
         ("train", "--data data/my.h5 --residual_weight 1", 2, "no residual is set"),
         ("train", "--data my_runs.csv", 3, "my_runs.csv"),
@@ -198,7 +200,15 @@ def test_condition_file_of_every_key(place: Path, tmp_path: Path):
         ("evaluate", "--model results/none", 3, "no trained model; searched"),
         ("analyze_latent", "--model results/my --frame 9 --out x", 2, "expected a frame below 9"),
         ("analyze_latent", "--model results/my --steps 1", 2, "--steps 1"),
-        ("prep_data", "--data absent.npy --check", 2, "absent.npy: no such file"),
+        ("prep_data", "--data absent.npy --check", 3, "absent.npy: no such file"),
+        ("prep_data", "--data my_runs --param_dir no.csv --check", 3, "--param_dir no.csv: no such file"),
+        ("prep_data", "--data my_runs --out x.npy", 2, "suffix .npy, expected .h5 or .hdf5; name x.h5"),
+        ("train", "--data my_runs --param_dir my_run.csv", 3, "my_run.csv; did you mean my_runs.csv?"),
+        ("train", "--data my_runs --param_dir results", 3, "results holds no CSV file and no picture"),
+        ("launch_ddp", "--gpus 2 --data nothere.h5", 3, "nothere.h5: no such data set; check --data"),
+        ("launch_ddp", "--data data/my.h5 --lc_only 1 --out nowhere", 3, "no trained model; searched"),
+        ("make_data", "--kind wave --path w.xyz", 2, "suffix .xyz, expected .h5 or .hdf5"),
+        ("make_data", "--kind wave --out w.npy", 2, "or .hdf5 for --format h5; add --format npy"),
         ("make_data", "--kind wave --nx 8 --ny 8", 2, "expected nx = 2 ny"),
         ("make_data", "--path new.h5 --kind wave --write_params speed", 2, "speed: expected some of cx cy"),
     ],

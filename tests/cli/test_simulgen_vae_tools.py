@@ -34,14 +34,14 @@ def script(name: str, line: str, folder: Path) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("infer", "--model run --params new.csv --on_ood refuse --bounds 0,1:hard --dry_run"),
+        ("infer", "--model-path run --params new.csv --on_ood refuse --bounds 0,1:hard --dry_run"),
         ("infer", "--model run/model_save/SimulGen-VAE --params x=0.5,y=0.5,rate=1 --batch-size 2 --dry-run"),
         ("infer", "--model run --sample 4 --seed 3 --no-figures --max-memory 0.5 --dry_run 1"),
         ("infer", "--model run --interpolate 0,5 --num-points 7 --write_latents --format npy --dry_run"),
         ("export", "--model run --to torch_export safetensors vtk npy --out export --num 2 --dry_run"),
-        ("export", "--model run --to vtk --params new.csv --nonnegative hard --dry-run"),
+        ("export", "--model_path run --to vtk --params new.csv --nonnegative hard --dry-run"),
         ("invert", "--model run --sensors sensors.csv --starts 8 --steps 300 --prior-weight 1 --dry_run"),
-        ("invert", "--model run --target_row 3 --space latents --dry_run"),
+        ("invert", "--model_path run --target_row 3 --space latents --dry_run"),
         ("invert", "--model run --num_test 10 --sigma 0.1 --polish 5 --lr 0.02 --dry-run"),
     ],
 )
@@ -83,7 +83,7 @@ def test_from_parameters_to_files(place: Path, tmp_path: Path):
         (
             "infer",
             "--model run --params new.cvs",
-            2,
+            3,
             "--params new.cvs: no such file or folder; did you mean",
         ),
         ("infer", "--model run --params other.csv", 3, "without x, y, rate; expected x, y, rate"),

@@ -76,7 +76,7 @@ def documented() -> list[tuple[str, str]]:
             "refine",
             f"--prediction-path out/vel {TEST} --mode data_space --model_path {M} --lambda 0.5 --out r",
         ),
-        ("export", f"--model-path {M} --format torch_export --output m.pt2"),
+        ("export", "--model results/velocity --format torch_export --out m.pt2"),
     ],
 )
 def test_printed_commands(place: Path, tmp_path: Path, name: str, line: str):

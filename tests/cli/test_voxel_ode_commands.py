@@ -29,6 +29,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(folder / "small.pt", root)
     big = {"receptive_field_radius": 3, "base_channels": 128, "depth": 12, "multiscale": 0}
     save_model(folder / "checkpoints" / "best_step10000.pt", root, spread=0.0, **big)
+    save_model(folder / "trained" / "checkpoints" / "best.pt", root)
     config = rollout_config(
         root / "test" / "v2.4_0001.prepped.h5", folder / "small.pt", folder / "predictions.h5"
     )
@@ -48,7 +49,7 @@ def script(name: str, arguments: list[str], folder: Path) -> tuple[int, str]:
     [
         ("make_data", "--out new/raw --num_sims 12 --grid 32 24 24 --num_steps 30 --workers 2"),
         ("make_data", "--preset study --out new/raw --units field --compression lzf --history-years 2"),
-        ("prep_data", "--input_root data/raw --out_root ./new --patch_size 32 32 32 --stride 8 8 8"),
+        ("prep_data", "--input_root data/raw --out ./new --patch_size 32 32 32 --stride 8 8 8"),
         (
             "train_ddp",
             f"--prepped_root ./data/prepped --batch_size 32 {BIG} --max_steps 200000 --eval_every 1000 "
@@ -66,11 +67,11 @@ def script(name: str, arguments: list[str], folder: Path) -> tuple[int, str]:
             f"./checkpoints/best_step10000.pt --save_path ./new.h5 {BIG}",
         ),
         ("rollout", "--sim_path data/raw --ckpt_path small.pt small.pt --save_path new --batch_sims 4"),
-        ("rollout", f"--sim_path {ONE} --ckpt_path small.pt --save_path new.h5 --vti out --csv wells.csv"),
+        ("rollout", f"--sim_path {ONE} --model trained --out new.h5 --vti out --csv wells.csv"),
         ("rollout", "--sim_path scenario --ckpt_path small.pt --save_path new --init initial --steps 3"),
-        ("evaluate", "--prepped_root ./data/prepped --ckpt_path small.pt --baselines copy fno --calibrate"),
+        ("evaluate", "--prepped_root ./data/prepped --model small.pt --baselines copy fno --calibrate"),
         ("export", "--predictions predictions.h5 --steps_list 1 3 --vti new --npz new.npz --csv new.csv"),
-        ("optimise", f"--sim_path {ONE} --ckpt_path small.pt --total free --pressure_limits 50 400"),
+        ("optimise", f"--sim_path {ONE} --model small.pt --out n.json --total free --pressure_limits 50 400"),
     ],
 )  # fmt: skip
 def test_printed_commands(place: Path, tmp_path: Path, name: str, line: str):
@@ -123,11 +124,18 @@ def test_aliases_are_the_main_scripts(alias: str, main: str):
     [
         ("prep_data", "--input_root absent", 3, "absent: no such folder"),
         ("prep_data", "--input_root data/raw --num_test 8", 2, "8 simulations for --num_test 8"),
+        ("check_h5", "absent", 3, "absent: no such file or folder"),
         ("train", "", 2, "--prepped_root: missing"),
         ("train", "--prepped_root absent", 3, "absent"),
         ("rollout", "", 2, "--prepped_sim_path: missing"),
         ("rollout", f"--sim_path {ONE}", 2, "--ckpt_path: missing"),
         ("rollout", f"--sim_path {ONE} --ckpt_path absent.pt", 3, "absent.pt: no such checkpoint"),
+        (
+            "rollout",
+            f"--sim_path {ONE} --ckpt_path data",
+            3,
+            "searched data/checkpoints/best.pt, data/best.pt",
+        ),
         ("rollout", f"--sim_path {ONE} --ckpt_path predictions.h5", 3, "predictions.h5: "),
         ("rollout", f"--sim_path {ONE} --ckpt_path small.pt --tile 4 4", 2, "--tile 4 4: expected auto"),
         ("rollout", f"--sim_path {ONE} --ckpt_path small.pt --max_memory lots", 2, "--max_memory lots"),

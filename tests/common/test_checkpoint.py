@@ -259,8 +259,33 @@ def test_safetensors_round_trip(tmp_path: Path):
     assert not differences(load_file(path), original.state_dict)
     assert (found.config, found.normalization, found.step) == (original.config, original.normalization, 12)
     assert found.training == {}
-    with pytest.raises(DataError, match="toy infer, expected toy refine"):
+    with pytest.raises(DataError, match="is kind 'infer', expected refine"):
         checkpoints.load_safetensors(path, package="toy", kinds=["refine"])
+
+
+def test_exported_weights_load_as_checkpoints(tmp_path: Path):
+    """`load` takes safetensors too: of the package that it expects; of another one both are named."""
+    path, original = tmp_path / "w.safetensors", sample()
+    checkpoints.export_safetensors(path, original)
+    found = checkpoints.load(path, package="toy", kinds=["infer"])
+    assert not differences(found.state_dict, original.state_dict) and found.training == {}
+    assert checkpoints.load(path).package == "toy"
+    with pytest.raises(DataError, match="package 'toy', expected 'other'; use the scripts of toy"):
+        checkpoints.load(path, package="other", kinds=["infer"])
+
+
+def test_file_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A file is itself; a folder means the first name that is there, which is said; none is bad data."""
+    names = ("best.pt", "models/last.pt")
+    with pytest.raises(DataError, match=r"expected in it best\.pt or models/last\.pt; train first"):
+        checkpoints.file_of_run(tmp_path, names, "train first")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/last.pt").touch()
+    assert checkpoints.file_of_run(tmp_path, names, "") == tmp_path / "models/last.pt"
+    assert "is a folder, taking models/last.pt" in capsys.readouterr().err
+    (tmp_path / "best.pt").touch()
+    assert checkpoints.file_of_run(str(tmp_path), names, "") == tmp_path / "best.pt"
+    assert checkpoints.file_of_run(tmp_path / "x.pt", names, "") == tmp_path / "x.pt"
 
 
 def test_bad_safetensors(tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -186,7 +187,9 @@ def test_config_files_that_cannot_be_read(tmp_path: Path):
         (("--num_iter", "0"), "--num_iter 0: expected 1 or more"),
         (("--threads", "-1"), "--threads -1: expected 0 or more"),
         (("--dist_timeout", "0"), "--dist_timeout 0.0: expected more than 0 s"),
-        (("stray",), "stray: unknown flag"),
+        (("stray.npy",), "^stray.npy: unexpected word, values follow a flag, as in --name stray.npy; see"),
+        (("my cube.npy",), "^my cube.npy: unexpected word, .* --name 'my cube.npy'; see"),
+        (("--nam", "stray"), "--nam: unknown flag, did you mean --name"),
     ],
 )
 def test_wrong_usage(argv: tuple[str, ...], message: str):
@@ -194,6 +197,16 @@ def test_wrong_usage(argv: tuple[str, ...], message: str):
     with pytest.raises(UserError, match=message) as caught:
         read(*argv)
     assert "\n" not in str(caught.value)
+
+
+def test_flags_of_a_configuration():
+    """The flags that a configuration is told by make it again; defaults and what is left out are not told."""
+    config = Config(
+        num_iter=7, name="my 'cube'", amp=False, sizes=(3,), names=(), limit=-0.5, folder=Path("a b")
+    )
+    told = cli.flags_of(config)
+    assert read(*shlex.split(told)).config == config and cli.flags_of(Config()) == ""
+    assert cli.flags_of(config, ("name", "sizes")) == "--num_iter 7 --amp false --limit -0.5 --folder 'a b'"
 
 
 @pytest.mark.parametrize("flag", ["log_every", "keep_last", "eval_every", "save_every"])

@@ -158,7 +158,7 @@ def put(value: float) -> Callable[[np.ndarray], None]:
         (spoil_input(put(np.nan)), DataError, r"nan at sample 3, crossline 4, inline 5 .*--allow_nan"),
         (spoil_input(put(np.inf)), DataError, r"inf at sample 3, crossline 4, inline 5"),
         (flags(input="@/absent.npy"), DataError, r"absent.npy: no such file"),
-        (flags(input="@", model="absent"), DataError, r"absent: suffix none, expected weights"),
+        (flags(input="@", model="absent"), DataError, r"absent: no such checkpoint file or folder"),
         (flags(input="@/model.ckpt"), UserError, r"model.ckpt: unknown suffix"),
         (flags(model="@/absent.ckpt"), DataError, r"absent.ckpt: no such checkpoint"),
         (flags(model="@/in.npy"), DataError, r"in.npy: suffix .npy"),

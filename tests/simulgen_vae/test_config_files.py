@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,9 +26,17 @@ from simulgen_vae.config_files import (
     resolve,
     write_condition,
 )
-from simulgen_vae.launch import LaunchConfig, free_port, launch_command, split_arguments
+from simulgen_vae.launch import (
+    LaunchConfig,
+    exit_code_of,
+    free_port,
+    launch,
+    launch_command,
+    split_arguments,
+)
 from tests.cli.test_scripts import ROOT, call
 from tests.simulgen_vae.cases_vae import write_data
+from tests.toy_runs import run
 
 PRESET = "# header\n2  # data set\n4\n64 32 16\n8 8\n"
 
@@ -240,3 +250,57 @@ def test_launcher_passes_the_exit_code(tmp_path: Path):
     assert code == 3 and "absent.npz: no such data set" in found
     code, found = call(script, ["--gpus", "0"], tmp_path)
     assert code == 2 and "--gpus 0: expected 1 or more" in found
+
+
+@pytest.mark.parametrize(("code", "said"), [(3, "x.h5: no such file"), (2, "--lr: bad"), (4, "loss is NaN")])
+def test_launcher_passes_the_code_of_the_ranks(tmp_path: Path, code: int, said: str):
+    """What all ranks end with is the launcher's own end, with their line and nothing of torchrun."""
+    ranks = tmp_path / "ranks.py"
+    ranks.write_text(
+        f"import os, sys\nif os.environ['RANK'] == '0': print('error: {said}')\nsys.exit({code})\n"
+    )
+    found = tmp_path / "said.txt"
+    assert run(lambda: launch(LaunchConfig(2, 0), ["--epochs", "1"], ranks), found, timeout_s=60) == code
+    assert found.read_text() == f"error: {said}\n"
+
+
+def test_launcher_shows_what_no_rank_told(tmp_path: Path):
+    """A rank that was killed, or ended with a bug, keeps torchrun's report; a stop tells how it ended."""
+
+    class FailuresError(Exception):
+        def __init__(self, *codes: int) -> None:
+            self.failures = {k: SimpleNamespace(exitcode=code) for k, code in enumerate(codes)}
+
+    class StoppedError(Exception):
+        def __init__(self, number: signal.Signals) -> None:
+            self.sigval = number
+
+    assert exit_code_of(FailuresError(3, 3)) == 3 and exit_code_of(FailuresError(-signal.SIGTERM, 4)) == 4
+    for other in (
+        FailuresError(-signal.SIGKILL),
+        FailuresError(1, 3),
+        FailuresError(-signal.SIGTERM),
+        ValueError("torchrun"),
+    ):
+        assert exit_code_of(other) is None
+    assert exit_code_of(StoppedError(signal.SIGTERM), tmp_path) == 1
+    (tmp_path / "status.json").write_text('{"state": "stopped"}')
+    assert exit_code_of(StoppedError(signal.SIGUSR1), tmp_path) == 75
+    with pytest.raises(KeyboardInterrupt):
+        exit_code_of(StoppedError(signal.SIGINT), tmp_path)
+
+
+def test_a_missing_data_set_names_a_data_set(place: Path):
+    """What lies near but cannot hold fields is not offered; a folder is only where one may be meant."""
+    for name in ("text.txt", "datasets.csv"):
+        (place / name).touch()
+    (place / "my_runs").mkdir()
+    with pytest.raises(DataError, match=r"searched input_data/dataset1\.\*, dataset1\.\*; name one"):
+        find_data(TrainConfig(dataset=1))
+    (place / "dataset2.npy").touch()
+    with pytest.raises(DataError, match=r"the nearest is dataset2\.npy"):
+        find_data(TrainConfig(dataset=1))
+    with pytest.raises(DataError, match="my_run: no such data set, the nearest is my_runs; check --data"):
+        find_data(TrainConfig(data="my_run"))
+    with pytest.raises(DataError, match=r"my_run\.h5: no such data set; check --data"):
+        find_data(TrainConfig(data="my_run.h5"))

@@ -109,7 +109,6 @@ def test_part_of_the_mesh(tmp_path: Path):
         ({"bounds": "0,1:firm"}, "mode firm, expected hard or soft"),
         ({"bounds": "v=0,1"}, "field v, expected one of u"),
         ({"bounds": "-2,-1", "nonnegative": "hard"}, "nothing is left of field 0"),
-        ({"dirichlet": "absent.npz"}, "absent.npz: no such file"),
         ({"balance": "wave"}, "--balance wave: grid None, 4 frames"),
         ({"residual_weight": 1.0}, "no residual is set"),
     ],
@@ -118,6 +117,12 @@ def test_bad_flags(flags: dict[str, object], message: str):
     """What cannot be kept is refused with the flag, what was found and what was expected."""
     with pytest.raises(UserError, match=message):
         made(**flags)
+
+
+def test_a_file_that_is_not_there():
+    """Fixed values in no file are a data error."""
+    with pytest.raises(DataError, match=r"absent\.npz: no such file"):
+        made(dirichlet="absent.npz")
 
 
 @pytest.mark.parametrize(

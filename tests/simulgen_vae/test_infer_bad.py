@@ -62,7 +62,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 INFER: list[tuple[dict[str, Any], type[StrataError], str]] = [
-    ({"params": "good.cvs"}, UserError, "--params good.cvs: no such file or folder; did you mean good.csv"),
+    ({"params": "good.cvs"}, DataError, "--params good.cvs: no such file or folder; did you mean good.csv"),
     ({"params": "text.csv"}, DataError, "text.csv: row 3, column y: 'fast', expected a finite number"),
     ({"params": "nan.csv"}, DataError, "nan.csv: row 2, column y: 'nan'"),
     ({"params": "short.csv"}, DataError, "short.csv: row 2 has 2 cells, expected 3"),
@@ -81,12 +81,12 @@ INFER: list[tuple[dict[str, Any], type[StrataError], str]] = [
     ({"params": "0.5,0.5,inf"}, UserError, "3 numbers, expected 3 finite ones"),
     ({"params": "good.csv", "images": "nothing"}, UserError, "trained without pictures; leave it out"),
     ({"params": "good.csv", "bounds": "1,0"}, UserError, "--bounds 1,0: expected LO,HI"),
-    ({"params": "good.csv", "dirichlet": "absent.npz"}, UserError, "absent.npz: no such file"),
+    ({"params": "good.csv", "dirichlet": "absent.npz"}, DataError, "absent.npz: no such file"),
     ({"params": "good.csv", "field": 1}, UserError, "--field 1: the model has 1 fields"),
     ({"params": "good.csv", "max_memory": 1e-9}, UserError, "one trajectory takes .* GiB; raise it"),
     ({"interpolate": "0,99"}, UserError, r"--interpolate 0,99: expected samples 0\.\.31"),
     ({"latents": "latents.npy"}, DataError, r"latents.npy: float32 \(2, 5\), expected numbers \[N, 6\]"),
-    ({"latents": "absent.npy"}, UserError, "--latents absent.npy: no such file"),
+    ({"latents": "absent.npy"}, DataError, "--latents absent.npy: no such file"),
     ({"model": "nothing", "sample": 2}, DataError, "nothing: no trained model; searched"),
     ({"model": "good.csv", "sample": 2}, DataError, "good.csv"),
     ({"model": "seeing", "params": "good.csv"}, UserError, "--images: missing, the model takes pictures"),
@@ -126,14 +126,14 @@ def test_infer(
 
 
 INVERT: list[tuple[dict[str, Any], type[StrataError], str]] = [
-    ({"sensors": "absent.csv"}, UserError, "--sensors absent.csv: no such file"),
+    ({"sensors": "absent.csv"}, DataError, "--sensors absent.csv: no such file"),
     ({"sensors": "far.csv"}, DataError, r"far.csv: reading 2: node 64, expected 0\.\.63"),
     ({"sensors": "half.csv"}, DataError, r"half.csv: reading 1: frame 1\.5, expected 0\.\.3"),
     ({"sensors": "sure.csv"}, DataError, "sure.csv: reading 1: sigma 0, expected above 0"),
     ({"sensors": "nosigma.csv"}, DataError, "nosigma.csv: columns node, frame, value, without sigma"),
     ({"target": "flat.npy"}, DataError, r"flat.npy: float32 \(4, 60, 1\), expected numbers .* \(4, 64, 1\)"),
     ({"target": "hole.npy"}, DataError, "hole.npy: 256 values are NaN or infinite"),
-    ({"target": "absent.npy"}, UserError, "--target absent.npy: no such file"),
+    ({"target": "absent.npy"}, DataError, "--target absent.npy: no such file"),
     ({"target_row": 99}, UserError, r"--target_row 99: expected a sample 0\.\.31"),
     ({"sensors": "sensors.csv", "bounds_file": "box.csv"}, DataError, "box.csv: row 2: .*expected low below"),
     ({"sensors": "sensors.csv", "bounds_file": "boxname.csv"}, DataError, "for one of x, y, rate"),

@@ -191,7 +191,7 @@ def test_pictures(tmp_path):
 def test_nearest_name(tmp_path):
     """A path that is not there names what is near."""
     saved(tmp_path / "dataset1.npy", U)
-    with pytest.raises(UserError, match=r"did you mean .*dataset1\.npy"):
+    with pytest.raises(DataError, match=r"did you mean .*dataset1\.npy"):
         open_fields(tmp_path / "datset1.npy")
 
 

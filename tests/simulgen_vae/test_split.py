@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from common.errors import DataError, UserError
+from common.errors import DataError
 from simulgen_vae.split import Split, make_split, read_split, write_split
 from tests.simulgen_vae.cases_data import case
 
@@ -88,8 +88,8 @@ def test_bad_split_files(data, tmp_path, document: str, message: str):
 
 
 def test_missing_split_file(data, tmp_path):
-    """A split file that is not there is a matter of usage."""
-    with pytest.raises(UserError, match="--split_file .*: no such file, expected a JSON file"):
+    """A split file that is not there is a matter of data."""
+    with pytest.raises(DataError, match="--split_file .*: no such file, expected a JSON file"):
         make_split(data, split_file=tmp_path / "absent.json")
 
 

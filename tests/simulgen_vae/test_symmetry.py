@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.errors import DataError, UserError
+from common.errors import DataError
 from common.run import BasicOptions
 from simulgen_vae.config_data import MakeDataConfig
 from simulgen_vae.fields import open_fields
@@ -72,7 +72,7 @@ def test_a_users_file(tmp_path):
     np.savez(tmp_path / "small.npz", **mirror(Grid(2, 2)).arrays())
     with pytest.raises(DataError, match=r"\(4, 2, 2\), expected \(32, 2, 2\)"):
         open_fields(tmp_path / "a.h5", symmetry=tmp_path / "small.npz")
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(DataError, match="no such file"):
         open_fields(tmp_path / "a.h5", symmetry=tmp_path / "absent.npz")
     (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 no zip")
     with pytest.raises(DataError, match="npz"):

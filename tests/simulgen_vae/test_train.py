@@ -309,8 +309,8 @@ def test_divergence(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ({"dim2": 99}, DataError, "Dim2 is 99, the data has 9"),
         ({"num_param": 2}, DataError, "--num_param 2, found 3 parameter columns"),
         ({"use_ddp": True}, UserError, "torchrun --nproc_per_node=2"),
-        ({"param_dir": "nowhere"}, UserError, "searched .*nowhere"),
-        ({"group": "nowhere.csv"}, UserError, "--group nowhere.csv: no such file"),
+        ({"param_dir": "nowhere"}, DataError, "no such file or folder; searched .*nowhere; check"),
+        ({"group": "nowhere.csv"}, DataError, "--group nowhere.csv: no such file"),
     ],
 )
 def test_bad_input(data: Path, tmp_path: Path, changes: dict[str, Any], error: type[Exception], message: str):

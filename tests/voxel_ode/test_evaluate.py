@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.cli import parse
 from common.errors import DataError, UserError
 from common.report import load_rows
 from common.run import BasicOptions, MachineOptions
@@ -26,9 +28,10 @@ from voxel_ode.config_make import MakeDataConfig
 from voxel_ode.config_prep import PrepConfig
 from voxel_ode.config_tools import EvaluateConfig, Placement
 from voxel_ode.evaluate import evaluate, split_files
+from voxel_ode.evaluate_report import command_of
 from voxel_ode.infer import infer
 from voxel_ode.intervals import conformal_factor, load_calibration, save_calibration, scale_of, spread_of
-from voxel_ode.loading import load
+from voxel_ode.loading import find_checkpoint, load
 from voxel_ode.make_data import make_data
 from voxel_ode.prep import prep_data
 from voxel_ode.prepped import open_simulation
@@ -114,6 +117,43 @@ def test_untrained_network_is_copy(root: Path, tmp_path: Path):
         for name, value in found["copy"][part].items():
             np.testing.assert_allclose(found["ours"][part][name], value, rtol=1e-4, atol=1e-6)
     assert found["ours"]["one_step"]["rmse_T"] > 0
+
+
+def test_the_stored_command_measures_the_same():
+    """Every flag that changes the figures is in the command, and it parses to the same evaluation."""
+    flags: dict[str, Any] = {
+        "split": "val",
+        "init": "initial",
+        "pressure_sweeps": 64,
+        "constrain": False,
+        "baselines": ("copy", "upwind"),
+        "fno_minutes": 0.5,
+        "ablate": ("flux",),
+        "calibrate": True,
+        "max_sims": 2,
+    }
+    chosen = config(Path("my data"), Path("a.pt"), Path("run b"), **flags)
+    options = replace(CPU, seed=3, threads=2)
+    found = shlex.split(command_of(chosen, options))
+    assert found[:2] == ["python", "scripts/voxel_ode/evaluate.py"]
+    parsed = parse(found[2:], EvaluateConfig, MachineOptions)
+    assert parsed.config == replace(chosen, figures=True)
+    assert parsed.run == MachineOptions(precision="fp32", seed=3)
+    assert "--" not in command_of(config(Path("d"), Path("m"), figures=True), MachineOptions()).replace(
+        "--prepped_root d --ckpt_path m", ""
+    )
+
+
+def test_a_folder_of_a_training_is_its_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The folder of a run, or of its checkpoints, stands for the best one, and says so; a file for itself."""
+    best = tmp_path / "checkpoints" / "best.pt"
+    best.parent.mkdir()
+    (best.parent / "last.pt").touch()
+    with pytest.raises(DataError, match=r"searched .*checkpoints/best\.pt, .*/best\.pt; name the"):
+        find_checkpoint(tmp_path)
+    best.touch()
+    assert find_checkpoint(tmp_path) == best == find_checkpoint(best.parent) == find_checkpoint(str(best))
+    assert capsys.readouterr().err.count(f": its best checkpoint is {best}\n") == 2
 
 
 def test_report_is_complete(root: Path, model: Path, tmp_path: Path):

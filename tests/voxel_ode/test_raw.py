@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from common.errors import DataError, UserError
+from common.errors import DataError
 from tests.voxel_ode.cases_data import NUM_STEPS, SHAPE, truth, write_raw
 from voxel_ode.check_h5 import check_files, next_command, with_paths
 from voxel_ode.config_prep import CheckConfig
@@ -317,5 +317,5 @@ def test_check_h5_reads_words_as_paths(tmp_path: Path):
     [(_, found, error)] = check_files(CheckConfig(paths=(str(tmp_path),)))
     assert not error and found["valid states"] == NUM_STEPS and found["units"] == "si"
     assert found["wells"].startswith("2,")
-    with pytest.raises(UserError):
+    with pytest.raises(DataError, match="no such file or folder"):
         list(check_files(CheckConfig(paths=(str(path) + "x",))))
