@@ -38,13 +38,14 @@ from common.cli import main  # noqa: E402
 from common.device import resolve_precision  # noqa: E402
 from common.guard import Guard  # noqa: E402
 from common.noise import gaussian  # noqa: E402
+from common.optim import parameter_count  # noqa: E402
 from common.run import MachineOptions  # noqa: E402
 from common.sampling import Draw  # noqa: E402
 from fault_seg.config import TrainConfig  # noqa: E402
 from fault_seg.config_infer import InferConfig  # noqa: E402
 from fault_seg.dataset import SyntheticVolumes  # noqa: E402
 from fault_seg.infer import infer  # noqa: E402
-from fault_seg.model import HEADS, build_network, fuse_batch_norm, parameter_count  # noqa: E402
+from fault_seg.model import HEADS, build_network, fuse_batch_norm  # noqa: E402
 from fault_seg.segy import open_segy  # noqa: E402
 from fault_seg.synthetic import degrade, make_sample, preset  # noqa: E402
 from fault_seg.train import FaultTask  # noqa: E402

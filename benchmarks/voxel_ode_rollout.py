@@ -34,11 +34,12 @@ from benchmarks.voxel_ode_step import NUM_PARAMS, make_normalizer  # noqa: E402
 from common import device as devices  # noqa: E402
 from common.device import resolve_precision  # noqa: E402
 from common.noise import torch_stream  # noqa: E402
+from common.optim import parameter_count  # noqa: E402
 from voxel_ode.config import ModelConfig  # noqa: E402
 from voxel_ode.convolutions import choose_backends, set_backends  # noqa: E402
 from voxel_ode.fields import Fields  # noqa: E402
 from voxel_ode.graphs import Recorder, graph_recorder  # noqa: E402
-from voxel_ode.model import VoxelAutoRegressor, parameter_count  # noqa: E402
+from voxel_ode.model import VoxelAutoRegressor  # noqa: E402
 from voxel_ode.regions import Region, plan_regions  # noqa: E402
 from voxel_ode.rollout import GridRollout  # noqa: E402
 from voxel_ode.schema import STATIC_NAMES  # noqa: E402

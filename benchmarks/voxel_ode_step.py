@@ -28,11 +28,12 @@ from torch.nn import functional as F  # noqa: E402
 from benchmarks._table import publish, row  # noqa: E402
 from common import device as devices  # noqa: E402
 from common.noise import torch_stream  # noqa: E402
+from common.optim import parameter_count  # noqa: E402
 from voxel_ode.config import KERNEL_MODES, ModelConfig, TrainConfig  # noqa: E402
 from voxel_ode.convolutions import BACKENDS, choose_backends, convolve, set_backends  # noqa: E402
 from voxel_ode.fields import Fields  # noqa: E402
 from voxel_ode.losses import grid_losses  # noqa: E402
-from voxel_ode.model import VoxelAutoRegressor, parameter_count  # noqa: E402
+from voxel_ode.model import VoxelAutoRegressor  # noqa: E402
 from voxel_ode.normalize import Normalizer  # noqa: E402
 from voxel_ode.schema import STATIC_NAMES  # noqa: E402
 from voxel_ode.train import optimizer_of  # noqa: E402

@@ -271,3 +271,8 @@ class UpdateTask(Task):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore them."""
         self.update.load_state_dict(state)
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Return the number of trained values of a network."""
+    return sum(parameter.numel() for parameter in module.parameters())

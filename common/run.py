@@ -27,6 +27,9 @@ from common.cli import option
 from common.errors import UserError
 from common.files import FolderLock, remove_stale_temporaries, require_writable, write_json
 
+# Options that say where a run goes and on what, and change no figure: stored commands leave them out.
+PLACES = ("out", "overwrite", "dry_run", "device", "dist_timeout")
+
 
 @dataclass(frozen=True)
 class BasicOptions:

@@ -202,8 +202,3 @@ def copy_equal_shapes(target: nn.Module, source: nn.Module) -> None:
         for name, tensor in own.items():
             if name in found and found[name].shape == tensor.shape:
                 tensor.copy_(found[name])
-
-
-def parameter_count(module: nn.Module) -> int:
-    """Return the number of weights."""
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -18,12 +18,13 @@ from common.errors import DataError
 from common.guard import Guard
 from common.log import get_logger
 from common.noise import torch_stream
+from common.optim import parameter_count
 from common.run import RunFolder, machine
 from common.task import Cadence, Phase, Result, Task
 from facies_gan import run_files
 from facies_gan.config import PACKAGE, RunOptions, TrainingOptions
 from facies_gan.critic import ScaleCritic
-from facies_gan.generator import ScaleGenerator, copy_equal_shapes, parameter_count
+from facies_gan.generator import ScaleGenerator, copy_equal_shapes
 from facies_gan.group import GroupPlan
 from facies_gan.group_trainer import GroupTrainer, Pyramid
 from facies_gan.model_card import ModelCard

@@ -16,6 +16,7 @@ from common.device import peak_memory_bytes
 from common.errors import UserError
 from common.files import require_writable, write_json, write_text
 from common.log import get_logger
+from common.optim import parameter_count
 from common.report import Row, markdown_table, save_rows
 from common.run import MachineOptions, describe_run, machine
 from common.sampling import Draw
@@ -28,7 +29,7 @@ from fault_seg.infer import load, predict
 from fault_seg.labels import open_labelled
 from fault_seg.maps import Model
 from fault_seg.metrics import score_cube, score_set, set_scores, tune_threshold
-from fault_seg.model import build_network, parameter_count
+from fault_seg.model import build_network
 from fault_seg.pair_files import find_images
 from fault_seg.robustness import robustness, robustness_table
 from fault_seg.unet_baseline import train_baseline

@@ -15,19 +15,19 @@ from common import figures
 from common.cli import flags_of
 from common.files import write_json, write_text
 from common.log import get_logger
+from common.optim import parameter_count
 from common.report import Row, markdown_table, save_rows
-from common.run import MachineOptions, describe_run
+from common.run import PLACES, MachineOptions, describe_run
 from common.sampling import Draw
 from fault_seg.config_infer import EvaluateConfig
 from fault_seg.dataset import VolumePairs
 from fault_seg.evaluate_figures import draw_comparison
 from fault_seg.maps import Model, Volumes
 from fault_seg.metrics import mean_scores, score_cube
-from fault_seg.model import HEADS, REFINE_INPUTS, build_network, parameter_count
+from fault_seg.model import HEADS, REFINE_INPUTS, build_network
 from fault_seg.refine import refine_cube
 
 THRESHOLD = 0.5
-PLACES = ("out", "overwrite", "dry_run", "device", "dist_timeout")  # options that change no figure
 PROMISED = ("iou", "rgt_mae", "dhr_correlation")  # what one pass shall better and further ones not spoil
 MEASURES: dict[str, tuple[str, str, str]] = {
     "iou": ("refined fault IoU, p >= 0.5", "-", "higher"),

@@ -17,9 +17,10 @@ from common.checkpoint import Checkpoint
 from common.errors import DataError, UserError, missing_library
 from common.files import atomic_path
 from common.noise import gaussian
+from common.optim import parameter_count
 from common.run import MachineOptions
 from fault_seg.config_tools import ExportConfig
-from fault_seg.model import build_network, fuse_batch_norm, parameter_count
+from fault_seg.model import build_network, fuse_batch_norm
 from fault_seg.weight_files import find_weights, read_weights
 
 MAX_DIFFERENCE = 1e-4

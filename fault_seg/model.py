@@ -37,7 +37,6 @@ __all__ = [
     "build_network",
     "fuse_batch_norm",
     "pad_to_multiple",
-    "parameter_count",
     "receptive_radius",
     "refine_input",
     "rgt_calibration",
@@ -204,11 +203,6 @@ def receptive_radius(network: nn.Module, heads: Iterable[str] = HEADS) -> int | 
             first, last = local.input_window(output, (j, j))
             radius = max(radius, j - first, last - j)
     return radius
-
-
-def parameter_count(network: nn.Module) -> int:
-    """Return the number of trainable values."""
-    return sum(p.numel() for p in network.parameters())
 
 
 def rgt_calibration(rgt: Tensor, fsem: Tensor | None) -> tuple[Tensor, Tensor]:

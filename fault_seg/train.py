@@ -21,7 +21,7 @@ from common.guard import Guard
 from common.log import get_logger
 from common.muon import Muon
 from common.noise import numpy_stream
-from common.optim import Ema, Updater, UpdateTask, adamw, warmup_cosine
+from common.optim import Ema, Updater, UpdateTask, adamw, parameter_count, warmup_cosine
 from common.run import Layout, RunFolder, TrainOptions, machine
 from common.sampling import Draw, StepSampler, steps_of, train_loader
 from common.task import Cadence, Phase, Result
@@ -32,7 +32,7 @@ from fault_seg.infer import load
 from fault_seg.losses import published_loss, strata_loss
 from fault_seg.maps import stack_maps, volumes_from
 from fault_seg.metrics import score_cube
-from fault_seg.model import build_network, pad_to_multiple, parameter_count, receptive_radius
+from fault_seg.model import build_network, pad_to_multiple, receptive_radius
 from fault_seg.start import freeze, inference_network, start_from
 from fault_seg.train_data import make_datasets
 

@@ -19,7 +19,7 @@ from common.errors import UserError
 from common.files import make_folder
 from common.guard import Guard
 from common.log import get_logger
-from common.optim import Ema, Updater, UpdateTask, adamw, warmup_cosine
+from common.optim import Ema, Updater, UpdateTask, adamw, parameter_count, warmup_cosine
 from common.run import RunFolder, TrainOptions
 from common.sampling import Draw, StepSampler, train_loader
 from common.task import Cadence, Phase, Result
@@ -29,7 +29,7 @@ from velocity_inversion.diffusion import CHANNELS, Conditions, denoise, loss_wei
 from velocity_inversion.ensemble import Ensemble, load_ensemble, require_survey
 from velocity_inversion.first_stage import CorrectionDataset, FirstStage, Flipped, first_stage, on_work_grid
 from velocity_inversion.member import PACKAGE, options_of_part
-from velocity_inversion.model import parameter_count, work_grid
+from velocity_inversion.model import work_grid
 
 DIFFUSION_FILE = "diffusion.pth"
 KIND = "diffusion"

@@ -15,8 +15,9 @@ from common.cli import flags_of
 from common.errors import DataError
 from common.files import require_writable, write_json, write_text
 from common.log import get_logger
+from common.optim import parameter_count
 from common.report import Row, markdown_table, save_rows
-from common.run import MachineOptions, describe_run, machine
+from common.run import PLACES, MachineOptions, describe_run, machine
 from velocity_inversion.baselines import depth_trend
 from velocity_inversion.bench_diffusion import judge_diffusion
 from velocity_inversion.bench_overfit import BUDGET_CPU_S, bench_overfit
@@ -28,7 +29,6 @@ from velocity_inversion.equal_time import train_both, trainings
 from velocity_inversion.infer import half_width_factor, load
 from velocity_inversion.member import Member
 from velocity_inversion.metrics import by_family, coverage, family_summaries, mape, section_scores, summary
-from velocity_inversion.model import parameter_count
 from velocity_inversion.predictions import Tta, predict_members
 from velocity_inversion.robustness import Degraded, changes, ratio_table, robustness
 from velocity_inversion.sections import draw_coverage, draw_sections
@@ -43,7 +43,6 @@ from velocity_inversion.waveform_scores import (
 
 # fields that a stored command tells otherwise (what --equal_time trained is named as models), or not at all
 TOLD = ("model_path", "test_data_path", "figures", "equal_time")
-PLACES = ("out", "overwrite", "dry_run", "device", "dist_timeout")  # options that change no figure
 # measure -> (what to call it, unit, which is better)
 MEASURES = {
     "mae": ("velocity MAE", "m/s", "lower"),

@@ -15,11 +15,11 @@ from common.checkpoint import Checkpoint, plain_tree
 from common.errors import DataError, UserError, missing_library
 from common.files import atomic_path, write_json
 from common.noise import gaussian
+from common.optim import parameter_count
 from common.run import MachineOptions
 from velocity_inversion.config_tools import ExportConfig
 from velocity_inversion.ensemble import KIND, Ensemble, load_ensemble, state_of
 from velocity_inversion.member import PACKAGE
-from velocity_inversion.model import parameter_count
 
 MAX_DIFFERENCE = 1e-4  # km/s
 SUFFIXES = {"safetensors": ".safetensors", "onnx": ".onnx", "torch_export": ".pt2"}

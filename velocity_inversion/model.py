@@ -234,16 +234,10 @@ def with_channels(batch: Mapping[str, Any], amplitude: Amplitude) -> dict[str, A
     return {**batch, "channels": channels * batch["live"][:, :, None, None, :]}
 
 
-def parameter_count(module: nn.Module) -> int:
-    """Return the number of trained weights."""
-    return sum(p.numel() for p in module.parameters())
-
-
 __all__ = [
     "VelocityDecoder",
     "VelocityNet",
     "WorkGrid",
-    "parameter_count",
     "transformer_layer",
     "with_channels",
     "work_grid",

@@ -21,6 +21,7 @@ from common.files import make_folder, require_writable, write_json
 from common.guard import Guard
 from common.log import get_logger
 from common.noise import numpy_stream
+from common.optim import parameter_count
 from common.run import RunFolder, TrainOptions, machine
 from common.sampling import StepSampler, steps_of, train_loader
 from common.task import Cadence, Phase, Result
@@ -46,7 +47,6 @@ from velocity_inversion.member import (
     preprocessing_of,
     steps_within,
 )
-from velocity_inversion.model import parameter_count
 from velocity_inversion.predictions import calibrate, predict_members
 from velocity_inversion.sources import Source, open_source, require_disjoint
 

@@ -14,7 +14,7 @@ from common.cli import flags_of
 from common.files import write_json, write_text
 from common.log import get_logger
 from common.report import Row, format_number, save_rows
-from common.run import MachineOptions, describe_run
+from common.run import PLACES, MachineOptions, describe_run
 from voxel_ode import sections
 from voxel_ode.config_tools import EvaluateConfig
 from voxel_ode.loading import Model
@@ -51,7 +51,6 @@ MEASURES = (
 )
 # flags that change how fast, where and with which pictures an evaluation runs, and no figure of it
 SAME_FIGURES = ("figures", "compile", "cuda_graph", "max_memory", "tile", "skip_inactive")
-SAME_FIGURES_MACHINE = ("overwrite", "dry_run", "out", "device", "threads", "dist_timeout")
 CURVES_SHOWN = 4  # methods in the figure of the wells
 
 
@@ -99,7 +98,7 @@ def value_at(summary: Mapping[str, Any], place: Sequence[str]) -> float | None:
 
 def command_of(config: EvaluateConfig, options: MachineOptions) -> str:
     """Return the line that measures this again: data, networks, and every flag that changes the figures."""
-    told = flags_of(config, SAME_FIGURES), flags_of(options, SAME_FIGURES_MACHINE)
+    told = flags_of(config, SAME_FIGURES), flags_of(options, (*PLACES, "threads"))
     return " ".join(filter(None, ("python scripts/voxel_ode/evaluate.py", *told)))
 
 

@@ -342,8 +342,3 @@ def _shared_film(num_params: int, hidden: int) -> tuple[nn.Module, int]:
     return nn.Sequential(
         nn.Linear(num_params, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()
     ), hidden
-
-
-def parameter_count(module: nn.Module) -> int:
-    """Return the number of weights."""
-    return sum(p.numel() for p in module.parameters())

@@ -19,7 +19,7 @@ from common.device import Precision, resolve_precision
 from common.errors import DataError
 from common.guard import Guard
 from common.log import get_logger
-from common.optim import Ema, Updater, warmup_cosine
+from common.optim import Ema, Updater, parameter_count, warmup_cosine
 from common.run import RunFolder, machine
 from common.sampling import StepSampler, train_loader
 from common.task import Cadence, Phase, Result, Task
@@ -28,7 +28,7 @@ from voxel_ode.convolutions import backends_of, choose_backends, set_backends
 from voxel_ode.dataset import PatchDataset, collate
 from voxel_ode.layers import RunningNorm
 from voxel_ode.memory import memory_table, saved_bytes
-from voxel_ode.model import VoxelAutoRegressor, parameter_count
+from voxel_ode.model import VoxelAutoRegressor
 from voxel_ode.normalize import Normalizer
 from voxel_ode.scores import ROLLOUT_SCORE, one_step_scores, rollout_scores
 from voxel_ode.train_data import Splits, open_splits

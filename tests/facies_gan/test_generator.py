@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from common.optim import parameter_count
 from facies_gan.canvas import MODES, Canvas, halos, part_of, upsample, whole
 from facies_gan.critic import ScaleCritic
 from facies_gan.generator import (
@@ -15,7 +16,6 @@ from facies_gan.generator import (
     copy_equal_shapes,
     feature_widths,
     inject,
-    parameter_count,
     run_scale,
 )
 from facies_gan.noise_field import plane_noise

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.noise import gaussian
+from common.optim import parameter_count
 from fault_seg.angles import normal_from_angles, outer_from_normal
 from fault_seg.layers import Conv3d, side_by_side
 from fault_seg.model import (
@@ -15,7 +16,6 @@ from fault_seg.model import (
     build_network,
     fuse_batch_norm,
     pad_to_multiple,
-    parameter_count,
     receptive_radius,
     refine_input,
     rgt_calibration,

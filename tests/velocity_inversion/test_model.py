@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 import torch
 
+from common.optim import parameter_count
 from tests.velocity_inversion.cases import random_batch
 from velocity_inversion import losses
 from velocity_inversion.augment import flip
 from velocity_inversion.ensemble import fit_weights
 from velocity_inversion.geometry import openfwi_survey
 from velocity_inversion.inversionnet import InversionNet
-from velocity_inversion.model import VelocityNet, parameter_count, with_channels
+from velocity_inversion.model import VelocityNet, with_channels
 from velocity_inversion.predictions import Tta, conformal_factor, predict_batch
 from velocity_inversion.preprocess import NUM_OFFSETS, Amplitude
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from common.log import get_logger
+from common.optim import parameter_count
 from tests.voxel_ode.cases_model import SMALL, make_batch, make_fields, make_model, make_normalizer, part_of
 from voxel_ode.config import KERNEL_MODES, ModelConfig, TrainConfig
 from voxel_ode.convolutions import (
@@ -21,7 +22,7 @@ from voxel_ode.convolutions import (
 )
 from voxel_ode.fields import Fields, Frame
 from voxel_ode.layers import NORMS, RunningNorm
-from voxel_ode.model import VoxelAutoRegressor, parameter_count
+from voxel_ode.model import VoxelAutoRegressor
 from voxel_ode.rollout_core import Rollout
 from voxel_ode.train import build_model
 
