@@ -55,11 +55,17 @@ def row(
         baseline: what it is compared with.
         ratio: of ours and the baseline, where the value is something else.
     """
-    line = {"what": what, "value": rounded(value), "unit": unit, "at_most": most, "at_least": least}
+    limits = {"at_most": _limit(most), "at_least": _limit(least)}
+    line = {"what": what, "value": rounded(value), "unit": unit, **limits}
     if baseline:
         compared = value if ratio is None and unit in RATIOS else ratio
         line |= {"baseline": baseline, "ratio": None if compared is None else rounded(compared)}
     return line
+
+
+def _limit(value: float | None) -> float | None:
+    """Return a limit rounded as the values are, so that what equals it meets it."""
+    return None if value is None else rounded(value)
 
 
 def rounded(value: float) -> float | None:
@@ -72,11 +78,12 @@ def wanted(line: Mapping[str, Any]) -> tuple[str, str]:
     most, least = line.get("at_most", line.get("target")), line.get("at_least")
     if most is None and least is None:
         return "", ""
-    target = f"at most {most:.4g}" if most is not None else f"at least {least:.4g}"
+    bounds = (("at least", least), ("at most", most))
+    target = ", ".join(f"{word} {bound:.4g}" for word, bound in bounds if bound is not None)
     if line["value"] is None:
         return target, "not measured"
-    reached = line["value"] <= most if most is not None else line["value"] >= least
-    return target, "met" if reached else "missed"
+    above = least is None or line["value"] >= least
+    return target, "met" if above and (most is None or line["value"] <= most) else "missed"
 
 
 def publish(name: str, rows: Sequence[Mapping[str, Any]], began: float, **more: Any) -> None:

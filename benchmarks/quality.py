@@ -35,6 +35,7 @@ from common.report import Row, load_rows  # noqa: E402
 REAL = ROOT.parent / "shared/data"
 STREBELLE = "facies/strebelle_250.sgems", "facies/strebelle_wells9.dat"
 Limits = Mapping[str, tuple[float | None, float | None]]  # measure -> at most, at least
+Rivals = Mapping[str, tuple[str, float]]  # measure -> baseline, at most so many times its value
 Rows = list[dict[str, Any]]
 
 
@@ -46,6 +47,7 @@ class Case:
         commands: lines below scripts/; `{work}` is the case's folder, `{data}` that of the real files.
         values: limits of what was measured.
         ratios: limits of it over the best baseline.
+        rivals: limits of it over one baseline, in a line of its own where that baseline was measured.
         results: of the evaluation, below `{work}`.
         needs: real files without which the case is left out.
     """
@@ -53,16 +55,21 @@ class Case:
     commands: tuple[str, ...]
     values: Limits = field(default_factory=dict)
     ratios: Limits = field(default_factory=dict)
+    rivals: Rivals = field(default_factory=dict)
     results: str = "report/results.json"
     needs: tuple[str, ...] = ()
 
 
-BELOW = (1.0, None)
+BELOW, ABOVE = (1.0, None), (None, 1.0)
+VELOCITY = (
+    "--train_data_path {work}/data/train --val_data_path {work}/data/val",
+    "--train_data_path {work}/data/train --test_data_path {work}/data/test",
+)
 CASES = {
     "fault_seg": Case(
         (
             "fault_seg/make_data.py --preset standard --out {work}/data",
-            "fault_seg/evaluate.py --data {work}/data --out {work}/report",
+            "fault_seg/evaluate.py --data {work}/data --robustness 6 --out {work}/report",
         ),
         values={
             "fault average precision": (None, 0.75),
@@ -71,6 +78,24 @@ CASES = {
             "fault normal, median error over all fault voxels": (8.0, None),
         },
         ratios={"geological time MAE": (0.9, None), "horizon error, median": BELOW},
+    ),
+    "fault_seg, refinement": Case(
+        (
+            "fault_seg/make_data.py --preset standard --out {work}/data",
+            "fault_seg/train.py --preset refine --optimizer muon --data {work}/data --steps 1600 --crop 32 "
+            "--batch_train 2 --eval_every 1600 --nvalid 4 --threads 1 --out {work}/run",
+            "fault_seg/evaluate.py --model {work}/run/last.ckpt --data {work}/data --refine_iters 3 "
+            "--out {work}/report",
+        ),
+        ratios={
+            f"{measure}, {passes}": limits
+            for measure, limits in (
+                ("refined fault IoU, p >= 0.5", ABOVE),
+                ("refined geological time MAE", BELOW),
+                ("refined image correlation", ABOVE),
+            )
+            for passes in ("1 pass", "3 passes")
+        },
     ),
     "facies_gan, sections": Case(
         (
@@ -106,9 +131,38 @@ CASES = {
             "velocity_inversion/make_data.py --preset bench --out {work}/data",
             "velocity_inversion/evaluate.py --preset bench --equal_time 600 "
             "--train_data_path {work}/data/train --val_data_path {work}/data/val "
-            "--test_data_path {work}/data/test --refine 20 --refine_samples 10 --out {work}/report",
+            "--test_data_path {work}/data/test --refine 20 --refine_samples 10 --misfit_samples 10 "
+            "--robustness --out {work}/report",
         ),
-        ratios={"velocity MAE": BELOW, "velocity MAPE": BELOW},
+        values={
+            "cells inside the 0.9 band": (0.96, 0.86),
+            "samples whose misfit refinement lowered, 10 samples": (None, 1.0),
+        },
+        ratios={
+            "velocity MAE": BELOW,
+            "velocity MAPE": BELOW,
+            "velocity MAE, flip averaged": (1.01, None),
+        },
+        rivals={
+            "velocity MAE": ("InversionNet", 0.75),
+            "velocity MAE, refined, 10 samples": ("the network alone", 1.0),
+        },
+    ),
+    "velocity_inversion, two members": Case(
+        (
+            "velocity_inversion/make_data.py --preset bench --out {work}/data",
+            f"velocity_inversion/train.py --preset bench --num_models 2 {VELOCITY[0]} --threads 1 "
+            "--out {work}/run",
+            f"velocity_inversion/train.py --stage diffusion --diffusion_steps 180 --model_path {{work}}/run "
+            f"{VELOCITY[0]} --threads 1 --out {{work}}/run",
+            f"velocity_inversion/evaluate.py --model_path {{work}}/run {VELOCITY[1]} --diffusion_samples 10 "
+            "--out {work}/report",
+        ),
+        values={"spread of posterior samples, 10 samples": (None, 1.0)},
+        ratios={
+            "validation MAPE of weighted members": BELOW,
+            "velocity MAE within 5 columns of a well, 10 samples": BELOW,
+        },
     ),
     "velocity_inversion, refinement": Case(
         ("velocity_inversion/evaluate.py --bench refine --out {work}/report",),
@@ -128,9 +182,11 @@ CASES = {
             "--num_test 2 --num_val 1",
             "voxel_ode/train.py --preset demo --prepped_root {work}/data --threads 1 --out {work}/run",
             "voxel_ode/evaluate.py --prepped_root {work}/data --ckpt_path {work}/run/checkpoints/best.pt "
-            "--pressure_sweeps 64 --out {work}/report",
+            "--pressure_sweeps 64 --baselines copy ridge1 ridge3 linear upwind fno --fno_minutes 2 "
+            "--out {work}/report",
         ),
         ratios={"temperature RMSE of the rollout": BELOW, "pressure RMSE of the rollout": (0.65, None)},
+        rivals={"temperature RMSE of the rollout": ("fno", 1.0)},
     ),
 }
 
@@ -161,10 +217,20 @@ def measure(case: Case, data: Path, work: Path) -> tuple[Rows, str]:
         run_step(step)
     told = " && ".join(f"python scripts/{line.format(work='out', data='data')}" for line in case.commands)
     rows = load_rows(work / case.results)
-    absent = sorted({*case.values, *case.ratios} - {row.measure for row in rows})
+    absent = sorted({*case.values, *case.ratios, *case.rivals} - {row.measure for row in rows})
     if absent:
         raise DataError(f"{case.results}: no {', '.join(absent)}, which the case has limits for; correct it")
-    return [line_of(row, case) for row in rows], told
+    beside = [line_beside(row, *case.rivals[row.measure]) for row in rows if row.measure in case.rivals]
+    return [*(line_of(row, case) for row in rows), *filter(None, beside)], told
+
+
+def line_beside(found: Row, name: str, times: float) -> dict[str, Any] | None:
+    """Return a measured row beside one baseline, at most `times` as large; None where that is missing."""
+    other = found.baselines.get(name)
+    if found.ours is None or other is None:
+        return None
+    what = f"{found.measure}, beside {name}"
+    return row(what, found.ours, found.unit, times * other, baseline=name, ratio=found.ours / other)
 
 
 def line_of(found: Row, case: Case) -> dict[str, Any]:

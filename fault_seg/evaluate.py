@@ -31,7 +31,7 @@ from fault_seg.maps import Model
 from fault_seg.metrics import score_cube, score_set, set_scores, tune_threshold
 from fault_seg.model import build_network
 from fault_seg.pair_files import find_images
-from fault_seg.robustness import robustness, robustness_table
+from fault_seg.robustness import robustness, robustness_rows, robustness_table
 from fault_seg.unet_baseline import train_baseline
 
 HEADLINE = 0.5  # probability of the headline figures
@@ -117,6 +117,7 @@ def evaluate_cubes(config: EvaluateConfig, model: Model, options: MachineOptions
     more = _robustness(config, model, entries["ours"].threshold, options.seed)
     headline = score_set(found, truth, HEADLINE)
     rows = _rows(entries, model, seconds, command_of(config, model, options))
+    rows += robustness_rows(rows[0], more) if rows else []
     if distributed.is_main():
         document = {
             "run": describe_run("fault_seg", options.seed),
@@ -140,7 +141,8 @@ def evaluate_cubes(config: EvaluateConfig, model: Model, options: MachineOptions
 def _write(out: Path, document: Mapping[str, Any], rows: list[Row], entries: Mapping[str, Entry]) -> None:
     """Write evaluation.json, evaluation.md and results.json, and log the short table."""
     more = document["robustness"]
-    text = markdown_table(rows) + ("\n" + robustness_table(more) if more else "")
+    own = [row for row in rows if ", noise up to " not in row.measure]  # they have a table of their own
+    text = markdown_table(own) + ("\n" + robustness_table(more) if more else "")
     write_json(out / "evaluation.json", document)
     write_text(out / "evaluation.md", text + "\n" + all_measures(entries, document["headline_at_0.5"]))
     save_rows(out / "results.json", rows)
@@ -209,7 +211,8 @@ def _fault_baselines(
 def _robustness(config: EvaluateConfig, model: Model, threshold: float, seed: int) -> list[dict[str, Any]]:
     if not config.robustness:
         return []
-    return robustness(model, config.robustness_presets, config.robustness, threshold, seed)
+    beside = "coherence" in config.chosen_baselines
+    return robustness(model, config.robustness_presets, config.robustness, threshold, seed, coherence=beside)
 
 
 def all_measures(entries: Mapping[str, Entry], headline: Mapping[str, float]) -> str:

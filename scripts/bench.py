@@ -78,9 +78,11 @@ JOBS = (
     _fault_seg("short", 16, "--networks hr"),
     _fault_seg("curves", 16, "--checkpoints 3 --networks hr hr_faults unet"),
     _fault_seg("mtl", 11, "--networks hr mtl"),
-    _quality("fault_seg", 6),
+    _quality("fault_seg", 9),
+    _quality("fault_seg, refinement", 19),
     Job("velocity_inversion, cost", "benchmarks/velocity_inversion.py", 1),
-    _quality("velocity_inversion, equal time", 25),
+    _quality("velocity_inversion, equal time", 28),
+    _quality("velocity_inversion, two members", 32),
     _quality("velocity_inversion, refinement", 5),
     _quality("velocity_inversion, eight samples", 11),
     _simulgen("wave", 10),
@@ -100,7 +102,7 @@ JOBS = (
     Job("voxel_ode, io", "benchmarks/voxel_ode_io.py", 3),
     Job("voxel_ode, rollout", "benchmarks/voxel_ode_rollout.py", 2),
     Job("voxel_ode, step", "benchmarks/voxel_ode_step.py", 8),
-    _quality("voxel_ode", 6),
+    _quality("voxel_ode", 9),
 )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from common.log import get_logger
+from common.report import Row
 from velocity_inversion.config_tools import InferConfig
 from velocity_inversion.dataset import ShotDataset
 from velocity_inversion.ensemble import Ensemble
@@ -68,3 +69,24 @@ def judge_diffusion(
         f"diffusion stage, {len(rows)} samples, m/s: {', '.join(f'{k} {v:.0f}' for k, v in means.items())}"
     )
     return means
+
+
+def diffusion_rows(first: Row, means: dict[str, float], count: int) -> list[Row]:
+    """Return the rows of `judge_diffusion`'s means over `count` samples."""
+    told = f"{count} sample{'s' if count > 1 else ''}"
+    spread = replace(first, better="higher", ours=means["spread"], baselines={})
+    return [
+        replace(
+            first,
+            measure=f"velocity MAE of the posterior's mean, {told}",
+            ours=means["mae_diffusion"],
+            baselines={"first stage": means["mae_first"]},
+        ),
+        replace(
+            first,
+            measure=f"velocity MAE within {REACH} columns of a well, {told}",
+            ours=means["near_with"],
+            baselines={"without the well": means["near_without"]},
+        ),
+        replace(spread, measure=f"spread of posterior samples, {told}"),
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,43 +15,34 @@ from common.cli import flags_of
 from common.errors import DataError
 from common.files import require_writable, write_json, write_text
 from common.log import get_logger
-from common.optim import parameter_count
 from common.report import Row, markdown_table, save_rows
 from common.run import PLACES, MachineOptions, describe_run, machine
 from velocity_inversion.baselines import depth_trend
-from velocity_inversion.bench_diffusion import judge_diffusion
+from velocity_inversion.bench_diffusion import diffusion_rows, judge_diffusion
 from velocity_inversion.bench_overfit import BUDGET_CPU_S, bench_overfit
 from velocity_inversion.bench_refine import bench_refine
 from velocity_inversion.config_tools import EvaluateConfig
 from velocity_inversion.dataset import ShotDataset
 from velocity_inversion.ensemble import Ensemble, require_survey
 from velocity_inversion.equal_time import train_both, trainings
+from velocity_inversion.evaluate_rows import Scores, coverage_row, member_rows, score_rows
 from velocity_inversion.infer import half_width_factor, load
-from velocity_inversion.member import Member
 from velocity_inversion.metrics import by_family, coverage, family_summaries, mape, section_scores, summary
 from velocity_inversion.predictions import Tta, predict_members
-from velocity_inversion.robustness import Degraded, changes, ratio_table, robustness
+from velocity_inversion.robustness import Degraded, changes, ratio_table, robustness, robustness_rows
 from velocity_inversion.sections import draw_coverage, draw_sections
 from velocity_inversion.sources import Source, open_source
 from velocity_inversion.waveform_scores import (
     OURS,
     misfit_row,
     refinement,
-    refinement_row,
+    refinement_rows,
     waveform_misfits,
 )
 
 # fields that a stored command tells otherwise (what --equal_time trained is named as models), or not at all
 TOLD = ("model_path", "test_data_path", "figures", "equal_time")
-# measure -> (what to call it, unit, which is better)
-MEASURES = {
-    "mae": ("velocity MAE", "m/s", "lower"),
-    "mape": ("velocity MAPE", "-", "lower"),
-    "rmse": ("velocity RMSE", "m/s", "lower"),
-    "ssim": ("SSIM", "-", "higher"),
-}
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-Scores = dict[str, list[dict[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -182,22 +173,27 @@ def _report(
     families = {name: by_family(rows, test.source.families, "mae") for name, rows in scores.items()}
     document: dict[str, Any] = _document(scores, ensemble, compared, options)
     document["mae_by_family"] = families
-    rows = _rows(scores, ensemble, compared.cpu_s, command_of(config, options))
+    rows = score_rows(scores, ensemble, compared.cpu_s, command_of(config, options))
+    rows += member_rows(rows[0], compared.members, ensemble.path)
+    rows.append(coverage_row(rows[0], document["coverage"], "measured"))
     if config.misfit_samples:
         document["waveform_misfit"] = waveform_misfits(sections, test, config.misfit_samples)
         rows.append(misfit_row(rows[0], document["waveform_misfit"], config.misfit_samples))
     if config.refine and config.refine_samples:
         parts = sections[OURS], truth, test, out
         document["refinement"] = refinement(config, *parts)
-        rows.append(refinement_row(rows[0], document["refinement"], sections, truth))
+        rows += refinement_rows(rows[0], document["refinement"], sections, truth)
     if config.diffusion_samples:
         judged = ensemble, test, sections[OURS], compared.sigma, config.diffusion_samples, device
         document["diffusion_m_s"] = judge_diffusion(*judged, options.seed)
+        rows += diffusion_rows(rows[0], document["diffusion_m_s"], config.diffusion_samples)
     if config.robustness:
         clean = {name: float(np.mean([r["mae"] for r in scores[name]])) for name in compared.models}
         document["mae_over_clean"] = robustness(compared.models, test, truth, clean, device)
         get_logger().info("MAE over that of clean gathers\n" + ratio_table(document["mae_over_clean"]))
         document["coverage"]["noise, 20 dB"] = _noisy_coverage(ensemble, compared, device)
+        rows += robustness_rows(rows[0], document["mae_over_clean"])
+        rows.append(coverage_row(rows[0], document["coverage"], "noise, 20 dB"))
     write_json(out / "evaluation.json", document)
     write_text(out / "evaluation.md", markdown_table(rows))
     save_rows(out / "results.json", rows)
@@ -273,20 +269,3 @@ def command_of(config: EvaluateConfig, options: MachineOptions) -> str:
     given = shlex.join(["--model_path", config.model_path, "--test_data_path", config.test_data_path])
     changed = [flags_of(config, TOLD), flags_of(options, PLACES)]
     return " ".join(["python scripts/velocity_inversion/evaluate.py", given, *filter(None, changed)])
-
-
-def _rows(scores: Scores, ensemble: Ensemble, seconds: float, command: str) -> list[Row]:
-    count = sum(parameter_count(Member(c, ensemble.survey)) for c in ensemble.configs)
-    means = {
-        name: {m: float(np.mean([r[m] for r in rows])) for m in MEASURES} for name, rows in scores.items()
-    }
-    rows = []
-    for measure, (name, unit, better) in MEASURES.items():
-        others = {other: values[measure] for other, values in means.items() if not other.startswith(OURS)}
-        ours = means[OURS][measure]
-        rows.append(
-            Row("velocity_inversion", name, unit, better, ours, others, round(seconds, 4), count, command)
-        )
-    averaged = means["ours, flip averaged"]["mae"]
-    plain = {"without averaging": means[OURS]["mae"]}
-    return [*rows, replace(rows[0], measure="velocity MAE, flip averaged", ours=averaged, baselines=plain)]

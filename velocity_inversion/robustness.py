@@ -6,6 +6,7 @@ Letters: S shots, T time samples, R receivers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,12 @@ import torch
 from torch.utils.data import Dataset
 
 from common.noise import numpy_stream
+from common.report import Row
 from velocity_inversion.augment import Sample, change_peak, noise_like
 from velocity_inversion.dataset import ShotDataset
 from velocity_inversion.ensemble import Ensemble
 from velocity_inversion.predictions import predict_members
+from velocity_inversion.waveform_scores import OURS
 
 Change = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 
@@ -121,3 +124,17 @@ def ratio_table(table: Mapping[str, Mapping[str, float]]) -> str:
         f"| {name} | {' | '.join(f'{row[model]:.2f}' for model in models)} |" for name, row in table.items()
     ]
     return "\n".join(lines)
+
+
+def robustness_rows(first: Row, table: Mapping[str, Mapping[str, float]]) -> list[Row]:
+    """Return a row a change: our MAE over that of clean gathers, beside the other models' own ratios."""
+    return [
+        replace(
+            first,
+            measure=f"velocity MAE over that of clean gathers, {change}",
+            unit="-",
+            ours=ratios[OURS],
+            baselines={name: value for name, value in ratios.items() if name != OURS},
+        )
+        for change, ratios in table.items()
+    ]

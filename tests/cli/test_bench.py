@@ -100,6 +100,28 @@ def test_rows_of_an_evaluation():
     assert "| bare | - | s |  |  |  |  |" in table
 
 
+def test_a_line_of_its_own_beside_a_named_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What has to beat one baseline by a factor is a second line, where that baseline was measured."""
+    monkeypatch.setattr(quality, "run_step", lambda _: 0.0)
+    case = quality.Case((), ratios={"m": (1.0, None)}, rivals={"m": ("net", 0.75)}, results="r.json")
+    for others, expected in (({"net": 4.0, "flat": 3.5}, 2), ({"flat": 3.5}, 1)):
+        save_rows(tmp_path / "r.json", [Row("p", "m", "s", "lower", 3.2, others)])
+        lines, _ = quality.measure(case, tmp_path, tmp_path)
+        assert len(lines) == expected
+        assert _table.wanted(lines[0]) == ("at most 3.5", "met") and lines[0]["baseline"] == "flat"
+        if expected == 2:
+            assert lines[1]["what"] == "m, beside net" and lines[1]["ratio"] == 0.8
+            assert _table.wanted(lines[1]) == ("at most 3", "missed")
+
+
+def test_limits_on_both_sides():
+    """A share has to lie between two limits; a value equal to a rounded limit meets it."""
+    for value, verdict in ((0.85, "missed"), (0.9, "met"), (0.97, "missed")):
+        line = _table.row("inside", value, "share", 0.96, least=0.86)
+        assert _table.wanted(line) == ("at least 0.86, at most 0.96", verdict)
+    assert _table.wanted(_table.row("same", 0.14704887, "-", 0.14704887))[1] == "met"
+
+
 COMMANDS = [(name, line) for name, case in quality.CASES.items() for line in case.commands]
 
 

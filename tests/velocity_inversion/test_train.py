@@ -78,16 +78,29 @@ def test_evaluation_names_its_baselines(data: Path, trained: Path, tmp_path: Pat
     )
     rows = evaluate(config, CPU, tmp_path)
     assert set(rows[0].baselines) == {"mean section", "depth trend"}
-    assert "the network alone" in rows[-1].baselines and rows[-1].measure.endswith("1 sample")
+    by_name = {row.measure: row for row in rows}
+    assert "the network alone" in by_name["velocity MAE, refined, 1 sample"].baselines
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert len(found["mae_over_clean"]) == 9 and len(found["mape_members"]["each"]) == 2
-    (misfits,) = (row for row in rows if row.measure.startswith("waveform misfit"))
+    (misfits,) = (row for row in rows if row.measure.startswith("waveform misfit, 4"))
     assert misfits.ours == pytest.approx(found["waveform_misfit"]["ours"])
     before = np.mean(found["refinement"]["misfit_before"])
     assert config.misfit_samples > 1 and min(found["waveform_misfit"].values()) > 0 and before > 0
     assert found["refinement"]["misfit_after"][0] <= found["refinement"]["misfit_before"][0]
     assert found["diffusion_m_s"]["spread"] > 0 and found["diffusion_m_s"]["near_with"] > 0
     assert 0 <= found["coverage"]["noise, 20 dB"] <= 1
+    assert by_name["cells inside the 0.9 band"].ours == pytest.approx(found["coverage"]["measured"])
+    assert by_name["cells inside the 0.9 band, noise, 20 dB"].ours == found["coverage"]["noise, 20 dB"]
+    disturbed = [row for name, row in by_name.items() if "over that of clean gathers" in name]
+    assert [row.ours for row in disturbed] == [table["ours"] for table in found["mae_over_clean"].values()]
+    well = by_name["velocity MAE within 5 columns of a well, 1 sample"]
+    assert well.ours == found["diffusion_m_s"]["near_with"]
+    assert well.baselines == {"without the well": found["diffusion_m_s"]["near_without"]}
+    chosen = json.loads((trained / MODEL_FILE).with_name("ensemble.json").read_text())
+    weighted = by_name["validation MAPE of weighted members"]
+    assert weighted.ours == chosen["mape_weighted"] <= weighted.baselines["equal weights"]
+    assert by_name["MAPE of weighted members"].ours == found["mape_members"]["weighted"]
+    assert by_name["samples whose misfit refinement lowered, 1 sample"].ours in (0, 1)
     assert (tmp_path / "evaluation.md").exists() and (tmp_path / "figures/best.png").exists()
 
 
