@@ -13,6 +13,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -86,6 +87,13 @@ def wanted(line: Mapping[str, Any]) -> tuple[str, str]:
     return target, "met" if above and (most is None or line["value"] <= most) else "missed"
 
 
+def command_line() -> str:
+    """Return the command that runs now, with its script as seen from the project's folder."""
+    script = Path(sys.argv[0]).resolve()
+    shown = script.relative_to(ROOT) if script.is_relative_to(ROOT) else Path(script.name)
+    return shlex.join(["python", str(shown), *sys.argv[1:]])
+
+
 def publish(name: str, rows: Sequence[Mapping[str, Any]], began: float, **more: Any) -> None:
     """Write `results/<name>.json` with what the machine is, and print the lines.
 
@@ -99,6 +107,7 @@ def publish(name: str, rows: Sequence[Mapping[str, Any]], began: float, **more: 
 
     result = {
         "rows": list(rows),
+        "command": command_line(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU, one thread",
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
@@ -149,7 +158,7 @@ def results_of(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
     found = json.loads(path.read_text(encoding="utf-8"))
     command = f"python benchmarks/{path.stem}.py"
     if "rows" in found:
-        yield path.stem, command, found
+        yield path.stem, found.get("command", command), found
         return
     for name, result in found.items():
         yield f"{path.stem}: {name}", result.get("command", f"{command} --case {name}"), result
