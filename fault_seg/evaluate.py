@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,7 @@ def evaluate_cubes(config: EvaluateConfig, model: Model, options: MachineOptions
     more = _robustness(config, model, entries["ours"].threshold, options.seed)
     headline = score_set(found, truth, HEADLINE)
     rows = _rows(entries, model, seconds, command_of(config, model, options))
+    rows += _each_cube(rows[0], entries) if "coherence" in entries else []
     rows += robustness_rows(rows[0], more) if rows else []
     if distributed.is_main():
         document = {
@@ -206,6 +207,17 @@ def _fault_baselines(
     for name, method in methods.items():
         found, tuned = ([method(cube["image"]) for cube in cubes] for cubes in (truth, tuning))
         yield name, (found, truth, tuned, tuning)
+
+
+def _each_cube(first: Row, entries: Mapping[str, Entry]) -> list[Row]:
+    """Return the share of the held-out cubes whose AP is above coherence's; no row where no cube has one."""
+    pairs = zip(entries["ours"].cubes, entries["coherence"].cubes, strict=True)
+    known = [(ours["ap"], other["ap"]) for ours, other in pairs if "ap" in ours and "ap" in other]
+    above = [ours > other for ours, other in known if np.isfinite([ours, other]).all()]
+    if not above:
+        return []
+    measure, share = "cubes whose AP is above coherence's", float(np.mean(above))
+    return [replace(first, measure=measure, unit="share", better="higher", ours=share, baselines={})]
 
 
 def _robustness(config: EvaluateConfig, model: Model, threshold: float, seed: int) -> list[dict[str, Any]]:

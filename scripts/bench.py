@@ -63,25 +63,28 @@ def _simulgen(case: str, minutes: float, flags: str = "", *, long: bool = False)
     return Job(name, command, minutes, long=long)
 
 
-def _quality(case: str, minutes: float) -> Job:
+def _quality(case: str, minutes: float, *, long: bool = False) -> Job:
     package, _, part = case.partition(", ")
     name = f"{package}, quality" + (f", {part}" if part else "")
-    return Job(name, f"benchmarks/quality.py --case {shlex.quote(case)}", minutes)
+    return Job(name, f"benchmarks/quality.py --case {shlex.quote(case)}", minutes, long=long)
 
 
 JOBS = (
     Job("loop", "benchmarks/loop.py", 0.5),
     Job("facies_gan, cost", "benchmarks/facies_gan.py --bench_train", 5),
-    _quality("facies_gan, sections", 7),
+    _quality("facies_gan, sections", 12),
+    _quality("facies_gan, seismic", 14),
     _quality("facies_gan, Strebelle", 12),
     Job("fault_seg, cost", "benchmarks/fault_seg.py --case cost", 10),
     _fault_seg("short", 16, "--networks hr"),
     _fault_seg("curves", 16, "--checkpoints 3 --networks hr hr_faults unet"),
     _fault_seg("mtl", 11, "--networks hr mtl"),
     _quality("fault_seg", 9),
+    *(_quality(f"fault_seg, {preset}", 3) for preset in ("wu2019", "rgm", "mixed")),
     _quality("fault_seg, refinement", 19),
     Job("velocity_inversion, cost", "benchmarks/velocity_inversion.py", 1),
     _quality("velocity_inversion, equal time", 28),
+    _quality("velocity_inversion, equal time, seed 1", 28, long=True),
     _quality("velocity_inversion, two members", 32),
     _quality("velocity_inversion, refinement", 5),
     _quality("velocity_inversion, eight samples", 11),
@@ -102,7 +105,7 @@ JOBS = (
     Job("voxel_ode, io", "benchmarks/voxel_ode_io.py", 3),
     Job("voxel_ode, rollout", "benchmarks/voxel_ode_rollout.py", 2),
     Job("voxel_ode, step", "benchmarks/voxel_ode_step.py", 8),
-    _quality("voxel_ode", 9),
+    _quality("voxel_ode", 12),
 )
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import _table, quality
 from common.demo import Step
 from common.errors import EXIT_LEFT_OUT, DataError
+from common.files import write_json
 from common.report import Row, save_rows
 from scripts import bench
 from tests.cli.test_printed_commands import arguments_of, ending_after_parse
@@ -88,30 +90,62 @@ def test_names_and_bad_flags(three: Path, capsys: pytest.CaptureFixture):
 
 def test_rows_of_an_evaluation():
     """A row keeps its best baseline and its ratio; limits are of the value or of the best baseline."""
-    case = quality.CASES["voxel_ode"]
-    found = Row(
-        "voxel_ode", "pressure RMSE of the rollout", "bar", "lower", 1.0, {"copy": 4.0, "ridge1": 2.0}
-    )
-    line = quality.line_of(found, case)
+    found = Row("p", "m", "bar", "lower", 1.0, {"copy": 4.0, "ridge1": 2.0})
+    line = quality.line_of(found, quality.Case((), ratios={"m": (0.65, None)}))
     assert line["baseline"] == "ridge1" and line["ratio"] == 0.5 and line["at_most"] == pytest.approx(1.3)
     assert _table.wanted(line) == ("at most 1.3", "met")
     table = _table.table("t", "c", {"rows": [line, _table.row("bare", float("nan"), "s")]})
-    assert "| pressure RMSE of the rollout | 1 | bar | ridge1 | 0.5 | at most 1.3 | met |" in table
+    assert "| m | 1 | bar | ridge1 | 0.5 | at most 1.3 | met |" in table
     assert "| bare | - | s |  |  |  |  |" in table
 
 
-def test_a_line_of_its_own_beside_a_named_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """What has to beat one baseline by a factor is a second line, where that baseline was measured."""
+def test_lines_of_their_own_beside_named_baselines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What has to beat named baselines has a line for each that was measured; higher may be better."""
     monkeypatch.setattr(quality, "run_step", lambda _: 0.0)
-    case = quality.Case((), ratios={"m": (1.0, None)}, rivals={"m": ("net", 0.75)}, results="r.json")
-    for others, expected in (({"net": 4.0, "flat": 3.5}, 2), ({"flat": 3.5}, 1)):
-        save_rows(tmp_path / "r.json", [Row("p", "m", "s", "lower", 3.2, others)])
-        lines, _ = quality.measure(case, tmp_path, tmp_path)
-        assert len(lines) == expected
-        assert _table.wanted(lines[0]) == ("at most 3.5", "met") and lines[0]["baseline"] == "flat"
-        if expected == 2:
-            assert lines[1]["what"] == "m, beside net" and lines[1]["ratio"] == 0.8
-            assert _table.wanted(lines[1]) == ("at most 3", "missed")
+    rivals = quality.Rival("m", "net", 0.75), quality.Rival("m", "flat"), quality.Rival("m", "absent")
+    case = quality.Case((), ratios={"m": (1.0, None)}, rivals=rivals, results="r.json")
+    save_rows(tmp_path / "r.json", [Row("p", "m", "s", "lower", 3.2, {"net": 4.0, "flat": 3.5})])
+    lines, _ = quality.measure(case, tmp_path, tmp_path)
+    assert _table.wanted(lines[0]) == ("at most 3.5", "met") and lines[0]["baseline"] == "flat"
+    assert [line["what"] for line in lines[1:]] == ["m, beside net", "m, beside flat"]
+    assert lines[1]["ratio"] == 0.8 and _table.wanted(lines[1]) == ("at most 3", "missed")
+    better = quality.line_beside(Row("p", "m", "-", "higher", 3.2, {"net": 4.0}), rivals[0])
+    assert better and _table.wanted(better) == ("at least 3", "met")
+
+
+def test_figures_of_a_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A number is found by its place, in lists and in other files; its limit may be another number's."""
+    wells = [{"wells": "1 well", "seam": 0.5}, {"wells": "8 wells", "seam": 0.9}]
+    write_json(tmp_path / "d.json", {"ours": {"a": 2.0}, "other": {"a": 4.0}, "blending": wells, "t": "x"})
+    write_json(tmp_path / "more.json", {"gain": 0.03})
+
+    def line(place: str, **more: Any) -> dict[str, Any]:
+        return quality.line_of_figure(quality.Figure("w", place, **more), "d.json", tmp_path)
+
+    other = (("absent", "absent/a"), ("other", "other/a"))
+    assert line("more.json:gain", least=0.0)["value"] == 0.03
+    assert line("blending/wells=8 wells/seam")["value"] == 0.9
+    for place in ("blending/wells=9 wells/seam", "ours/b", "ours/a/b"):
+        with pytest.raises(DataError, match="not in d.json"):
+            line(place)
+    with pytest.raises(DataError, match="expected a number"):
+        line("t")
+    compared = line("ours/a", rivals=other, times=0.4)
+    assert (compared["baseline"], compared["ratio"], compared["at_most"]) == ("other", 0.5, 1.6)
+    assert _table.wanted(compared)[1] == "missed"
+    assert _table.wanted(line("other/a", rivals=(("ours", "ours/a"),), over=1.5))[1] == "met"
+    apart = line("ours/a", most=2.5, rivals=other, distance=True)
+    assert apart["value"] == 2.0 and apart["baseline"] == "other, 4" and _table.wanted(apart)[1] == "met"
+
+
+def test_seconds_of_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each command has a line of its wall seconds, with its limit."""
+    monkeypatch.setattr(quality, "run_step", lambda _: 950.0)
+    save_rows(tmp_path / "r.json", [Row("p", "m", "s", "lower", 3.2)])
+    case = quality.Case(("p/train.py", "p/b.py"), seconds={"p/train.py": 900}, results="r.json")
+    lines, _ = quality.measure(case, tmp_path, tmp_path)
+    assert [line["what"] for line in lines] == ["m", "p/train.py, wall", "p/b.py, wall"]
+    assert _table.wanted(lines[1]) == ("at most 900", "missed") and _table.wanted(lines[2]) == ("", "")
 
 
 def test_limits_on_both_sides():
@@ -150,6 +184,7 @@ def test_a_case_is_run_and_stored(
     assert quality.run(["--result", str(tmp_path / "q.json"), "--real_data", str(tmp_path)]) == 0
     stored = json.loads((tmp_path / "q.json").read_text())
     assert set(stored) == {"one"} and stored["one"]["rows"][0]["ratio"] == 0.5
+    assert stored["one"]["rows"][1]["what"] == "p/a.py, wall"
     assert stored["one"]["command"] == "python scripts/p/a.py --out out/r.json"
     assert "two: left out" in capsys.readouterr().out
     monkeypatch.setattr(quality, "CASES", {"two": cases["two"]})
