@@ -109,7 +109,8 @@ def line_of_figure(figure: Figure, document: str, work: Path) -> dict[str, Any]:
     rivals = ((name, found(place)) for name, place in figure.rivals)
     name, other = next(((n, v) for n, v in rivals if v is not None), ("", None))
     if value is None:
-        raise DataError(f"{figure.place}: not in {document}; correct the figure {figure.what}")
+        print(f"{figure.what}: not measured, {document} has no {figure.place}", flush=True)
+        value = float("nan")
     if other is None:
         return row(figure.what, value, figure.unit, most, least=least)
     if figure.distance:
