@@ -116,11 +116,7 @@ class Quality:
 
     def describe(self, case: str) -> dict[str, Any]:
         """Return what a result depends on."""
-        command = f"python benchmarks/fault_seg.py --case {case} --{case}_seconds {self.seconds[case]:g}"
-        if case == "curves":
-            command += f" --checkpoints {self.checkpoints}"
         return {
-            "command": f"{command} --networks {' '.join(self.chosen(case))}",
             "networks": list(self.chosen(case)),
             "cpu_seconds": self.seconds[case],
             "crop": self.crop,

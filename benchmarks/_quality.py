@@ -91,7 +91,7 @@ class Case:
     figures: tuple[Figure, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     results: str = "report/results.json"
-    document: str = "report/evaluate.json"
+    document: str = "report/evaluation.json"
     needs: tuple[str, ...] = ()
 
 

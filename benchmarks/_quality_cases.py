@@ -23,14 +23,14 @@ def _faults(key: str, what: str, unit: str, *rivals: str) -> Figure:
     return Figure(what, f"methods/ours/mean/{key}", unit, rivals=places)
 
 
+PSNR = Figure(
+    "denoised image PSNR, 4 dB above the input's",
+    "methods/ours/mean/dhr_psnr_db",
+    "dB",
+    rivals=(("input", "methods/input/mean/dhr_psnr_db"),),
+    over=4.0,
+)
 FAULT_FIGURES = (
-    Figure(
-        "denoised image PSNR, 4 dB above the input's",
-        "methods/ours/mean/dhr_psnr_db",
-        "dB",
-        rivals=(("input", "methods/input/mean/dhr_psnr_db"),),
-        over=4.0,
-    ),
     _faults("dhr_correlation", "denoised image correlation", "-", "input"),
     _faults("dhr_bandwidth_ratio", "denoised image bandwidth over the input's", "-"),
     _faults("rgt_ssim", "geological time SSIM", "-", "flat"),
@@ -46,29 +46,32 @@ FAULT_FIGURES = (
 )
 
 
+def _made(preset: str, cubes: int = 12) -> str:
+    """Return the command of new cubes: no training of the shipped weights has seen any of this seed."""
+    sizes = f"--ntrain 8 --nvalid {cubes} --seed 2"
+    return f"fault_seg/make_data.py --preset {preset} {sizes} --out {{work}}/data"
+
+
 def _fault_preset(preset: str) -> Case:
     """Return the case of another preset of the generator."""
     return Case(
         (
-            f"fault_seg/make_data.py --preset {preset} --ntrain 8 --nvalid 12 --seed 2 --out {{work}}/data",
+            _made(preset),
             "fault_seg/evaluate.py --data {work}/data --no_figures --out {work}/report",
         ),
-        values={"cubes whose AP is above coherence's": (None, 1.0)},
         figures=FAULT_FIGURES,
-        document="report/evaluation.json",
     )
 
 
 FAULT_SEG = {
     "fault_seg": Case(
         (
-            "fault_seg/make_data.py --preset standard --out {work}/data",
+            _made("standard", 24),
             "fault_seg/evaluate.py --data {work}/data --robustness 6 --out {work}/report",
         ),
         values=FAULT_VALUES,
         ratios=FAULT_RATIOS,
-        figures=FAULT_FIGURES,
-        document="report/evaluation.json",
+        figures=(PSNR, *FAULT_FIGURES),
     ),
     **{f"fault_seg, {preset}": _fault_preset(preset) for preset in ("wu2019", "rgm", "mixed")},
     "fault_seg, refinement": Case(
@@ -144,7 +147,6 @@ def _equal_time(seed: int) -> Case:
                 for name in COMPARED
             ),
         ),
-        document="report/evaluation.json",
     )
 
 

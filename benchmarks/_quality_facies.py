@@ -47,7 +47,7 @@ BESIDE_SNESIM = {
     "mph4_stride2": "4 x 4 patterns, stride 2, JSD",
     "mph4_stride4": "4 x 4 patterns, stride 4, JSD",
 }
-HELD_WELLS = "held/evaluate.json:calibration/ours"
+HELD_WELLS = "held/evaluation.json:calibration/ours"
 HELD_OUT = "--reference {work}/all --first_section 48 --how_many 8"
 FACIES = {
     "facies_gan, sections": Case(
@@ -106,7 +106,7 @@ FACIES = {
                 "most likely section with seismic, cells right",
                 "scores/ours/cell_accuracy",
                 "share",
-                rivals=(("same training without", "of_plain/evaluate.json:scores/ours/cell_accuracy"),),
+                rivals=(("same training without", "of_plain/evaluation.json:scores/ours/cell_accuracy"),),
                 over=0.0,
             ),
             Figure(
@@ -118,7 +118,7 @@ FACIES = {
             Figure("probabilities at wells held out, calibration error", f"{HELD_WELLS}/ece"),
         ),
         results="of_seismic/results.json",
-        document="of_seismic/evaluate.json",
+        document="of_seismic/evaluation.json",
     ),
     "facies_gan, Strebelle": Case(
         (

@@ -1,4 +1,4 @@
-"""Trainings of `simulgen_vae.py` through the users' commands: errors, ratios, guard, error bars, inversion."""
+"""Trainings of `simulgen_vae.py` by the commands of users: errors, ratios, guard, error bars, inversion."""
 
 from __future__ import annotations
 

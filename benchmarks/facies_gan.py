@@ -4,15 +4,17 @@ Generation of 250 x 250 cells (the networks of the preset quick; weights do not 
 (when it is there: pip install scikit-mps) and beside a plain RGB pyramid with batch norm; tiles, long sets in
 bounded memory; pyramids built together and from the cache. With --bench_train one training iteration a scale
 beside a plain loop. Times are CPU seconds on one thread, the median of three or more, measured alternately
-in one process. The table and benchmarks/results/facies_gan.json say the same.
+in one process. The tables and benchmarks/results/facies_gan.json say the same; what a call does not measure,
+SNESIM where it is not installed, keeps its earlier result.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,13 +24,14 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from facies_gan_peer import PlainPyramid, peer_iteration  # noqa: E402
 
-from benchmarks._table import publish, row  # noqa: E402
+from benchmarks._child import ask, peak_bytes  # noqa: E402
+from benchmarks._table import RESULTS, command_line, row, show, store_case  # noqa: E402
+from benchmarks.facies_gan_peer import PlainPyramid, peer_iteration  # noqa: E402
 from common import device as devices  # noqa: E402
 from common.device import Precision, resolve_precision  # noqa: E402
 from common.guard import Guard  # noqa: E402
@@ -52,6 +55,7 @@ PLAIN_SIDES = [12, 20, 34, 56, 92, 154, 256]
 PLAIN_WIDTHS = [32] * 4 + [64] * 3
 TRAIN_SIDES = [16, 22, 28, 36, 46, 60, 76, 100, 128]
 SMOOTHER_STEPS, SMOOTHER_IMAGES = 12, 16
+RESULT = RESULTS / "facies_gan.json"
 CPU = torch.device("cpu")
 Table = list[dict[str, Any]]
 
@@ -105,8 +109,8 @@ def run_model(simulator: Simulator, count: int, wells: WellSet | None = None) ->
     return [found.labels[0] for _, found in made]
 
 
-def generation_rows(folder: Path) -> Table:
-    """Measure realisations beside the plain pyramid and beside SNESIM."""
+def generation_rows(folder: Path) -> tuple[Table, Table, str]:
+    """Measure realisations; return the rows beside the plain pyramid, those beside SNESIM, or why none."""
     simulator = new_simulator(folder)
     plain = PlainPyramid(PLAIN_SIDES, PLAIN_WIDTHS).eval()
     image = make_channels(0, 0, SIDE, SIDE)
@@ -128,7 +132,7 @@ def generation_rows(folder: Path) -> Table:
         snesim()
         functions["snesim"] = snesim
     except SnesimError as error:
-        reason = f": not run, {error}"
+        reason = str(error)
     found = alternately(functions)
     ours = found["ours"] / BATCH
     table = [
@@ -137,13 +141,14 @@ def generation_rows(folder: Path) -> Table:
         row("plain pyramid over ours", found["plain"] / found["ours"], "times", baseline="plain pyramid"),
     ]
     if "snesim" not in told:
-        return [*table, row(f"SNESIM{reason}", float("nan"), "CPU s")]
+        return table, [], reason
     theirs = statistics.median(told["snesim"][1:])
-    return [
-        *table,
+    beside = [
+        row("ours in the same run, a realisation of 250 x 250", ours, "CPU s"),
         row("SNESIM, a realisation of 250 x 250", theirs, "CPU s"),
         row("SNESIM over ours", theirs / ours, "times", least=2.2, baseline="SNESIM"),
     ]
+    return table, beside, ""
 
 
 def gpu_rows(folder: Path) -> Table:
@@ -234,9 +239,7 @@ def smoother_rows(folder: Path) -> Table:
 
 def memory_of(task: str) -> float:
     """Return the peak memory, MB, of this file run as `--memory TASK` in a process of its own."""
-    command = [sys.executable, __file__, "--memory", task]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(answer.stdout.split()[-1])
+    return ask(__file__, "--memory", task)
 
 
 def run_memory_task(task: str) -> None:
@@ -249,14 +252,14 @@ def run_memory_task(task: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         if task == "train":
             train_a_little(Path(name))
-            print(devices.peak_memory_bytes(CPU) / 1e6)
+            print(peak_bytes() / 1e6)
             return
         simulator = new_simulator(Path(name))
-        side, tile, count = (1000, 256, 1) if task == "tiles" else (64, 0, int(task))
+        side, tile, count = (1000, 256, 1) if task == "tiles" else (SIDE, 0, int(task))
         conditioning = Conditioning(simulator.card, (side, side))
         for _ in realisations(simulator, conditioning, list(range(count)), batch_size=1, tile=tile):
             pass
-    print(devices.peak_memory_bytes(CPU) / 1e6)
+    print(peak_bytes() / 1e6)
 
 
 def train_a_little(folder: Path) -> None:
@@ -279,6 +282,37 @@ def memory_rows() -> Table:
     ]
 
 
+def save(case: str, rows: Table, began: float) -> None:
+    """Print the rows of a case and replace them in the file; the other cases stay."""
+    show(rows)
+    result = {
+        "rows": rows,
+        "command": command_line(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU, one thread",
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+        "seconds": round(time.perf_counter() - began, 1),
+        "load": round(os.getloadavg()[0], 1),
+    }
+    store_case(RESULT, case, result, alone="cost")
+
+
+def save_snesim(rows: Table, reason: str, began: float) -> None:
+    """Replace the case SNESIM; where it did not run, say why and keep what an earlier call measured.
+
+    Args:
+        rows: of this call; none where it did not run.
+        reason: why it did not.
+        began: `time.perf_counter()` at the start.
+    """
+    stored = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
+    earlier = stored.get("SNESIM", {"rows": []})
+    if not rows and any(line["value"] is not None for line in earlier["rows"]):
+        print(f"SNESIM: not run, {reason}; its rows of {earlier['date']} are kept", flush=True)
+        return
+    save("SNESIM", rows or [row(f"SNESIM: not run, {reason}", float("nan"), "CPU s")], began)
+
+
 @contextlib.contextmanager
 def _quiet() -> Any:
     """Keep the lines of preparation out of the table."""
@@ -294,14 +328,14 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     began = time.perf_counter()
-    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        memory = memory_rows()  # first: a new process starts with the peak of the one that made it
-        rows = generation_rows(folder) + gpu_rows(folder) + smoother_rows(folder) + memory
+        generation, beside, reason = generation_rows(folder)
+        save("cost", generation + gpu_rows(folder) + smoother_rows(folder) + memory_rows(), began)
+        save_snesim(beside, reason, began)
         if "--bench_train" in arguments:
-            rows += train_rows(folder)
-    publish("facies_gan", rows, began, load=round(load, 1))
+            began = time.perf_counter()
+            save("training", train_rows(folder), began)
     return 0
 
 

@@ -1,7 +1,10 @@
-"""What fault_seg costs and how fast it learns. Run: python benchmarks/fault_seg.py [--quality CASE].
+"""What fault_seg costs and how fast it learns. Run: python benchmarks/fault_seg.py [--case CASE].
 
 Case cost: FLOP, CPU seconds, memory, data and files; networks are compared in the same run, best of several,
-each in a process of its own for its peak memory. `--quality` trains on one thread: short is `hr` from scratch
+each in a process of its own for its peak memory; a crop of the F3 survey where the real files are; tiles
+beside the whole cube. Case gpu, which follows it where a CUDA device is found: seconds of a survey in bf16.
+Case streaming: the memory that a large sparse volume adds, five volumes of a network that costs next to
+nothing, and whether it grows with the inlines. `--quality` trains on one thread: short is `hr` from scratch
 for a short time, curves puts `hr` beside `unet` at several times, mtl compares task losses of `hr` and `mtl`,
 no name means all three. The table and benchmarks/results/fault_seg.json say the same; a case replaces its
 own rows there.
@@ -13,8 +16,6 @@ import argparse
 import json
 import os
 import platform
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,7 +33,15 @@ import torch  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from benchmarks import _fault_seg_quality as quality  # noqa: E402
-from benchmarks._table import RESULTS, row, show, store_case  # noqa: E402
+from benchmarks._child import ask, peak_bytes  # noqa: E402
+from benchmarks._fault_seg_survey import (  # noqa: E402
+    crop_rows,
+    gpu_rows,
+    make_volume,
+    seam_rows,
+    streaming_rows,
+)
+from benchmarks._table import RESULTS, command_line, row, show, store_case  # noqa: E402
 from common import device as devices  # noqa: E402
 from common.cli import main  # noqa: E402
 from common.device import resolve_precision  # noqa: E402
@@ -54,7 +63,8 @@ from fault_seg.volumes import write_volume  # noqa: E402
 NETWORKS = ("hr", "unet", "mtl")
 SIZE = 64
 ROUNDS = {"hr": 3, "unet": 3, "mtl": 1}
-CASES = ("cost", *quality.CASES)
+CASES = ("cost", "gpu", "streaming", *quality.CASES)
+REAL = ROOT.parent / "shared/data"
 SECONDS = {"short": 600.0, "curves": 240.0, "mtl": 300.0}
 Table = list[dict[str, Any]]
 
@@ -72,11 +82,6 @@ def cpu_seconds(function: Callable[[], Any], rounds: int = 1) -> float:
 def heads_of(name: str) -> tuple[str, ...]:
     """Return the heads of a layout."""
     return ("fault",) if name == "unet" else HEADS
-
-
-def peak_bytes() -> int:
-    """Return the peak resident memory of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def measure_network(name: str, what: str) -> dict[str, float]:
@@ -118,9 +123,7 @@ def network_rows() -> Table:
     found: dict[str, dict[str, float]] = {}
     for name in NETWORKS:
         for what in ("forward", "train"):
-            command = [sys.executable, __file__, "--measure", name, what]
-            answer = subprocess.run(command, capture_output=True, text=True, check=True)
-            found[f"{name} {what}"] = json.loads(answer.stdout.splitlines()[-1])
+            found[f"{name} {what}"] = ask(__file__, "--measure", name, what)
     rows = []
     targets = {"hr": (2e6, 60.0, 1.2, 4.0)}
     for name in NETWORKS:
@@ -191,13 +194,6 @@ def survey_rows(folder: Path) -> Table:
     return rows + segy_rows(folder)
 
 
-def make_volume(shape: tuple[int, int, int]) -> np.ndarray:
-    """Return layers with noise."""
-    z, y, _ = np.ogrid[: shape[0], : shape[1], : shape[2]]
-    noise = np.random.default_rng(0).normal(size=shape)
-    return (np.sin(0.6 * (z + 0.1 * y)) + 0.3 * noise).astype(np.float32)
-
-
 def segy_rows(folder: Path) -> Table:
     """Measure SEG-Y in and out, on a file that segyio has written."""
     import segyio
@@ -230,24 +226,47 @@ def segy_rows(folder: Path) -> Table:
     ]
 
 
-def cost_rows() -> Table:
-    """Measure networks, generator and files."""
+def cost_rows(real_data: Path) -> Table:
+    """Measure networks, generator, files, the crop of a real survey, and seams of tiles."""
     with tempfile.TemporaryDirectory() as name:
-        return network_rows() + generator_rows() + survey_rows(Path(name))
+        rows = network_rows() + generator_rows() + survey_rows(Path(name))
+    return rows + crop_rows(real_data) + seam_rows()
 
 
-def save(path: Path, case: str, rows: Table, seconds: float, settings: dict[str, Any]) -> None:
+def rows_of(case: str, given: argparse.Namespace) -> tuple[Table, dict[str, Any], str]:
+    """Return (lines of a case, its settings, what it ran on); no lines where it has to be left out."""
+    if case == "cost":
+        return cost_rows(given.real_data), {}, "one thread"
+    if case == "streaming":
+        return streaming_rows(given.stream_gb), {"stream_gb": given.stream_gb}, "one thread"
+    if case == "gpu":
+        device = devices.resolve_device("auto")
+        if not devices.is_cuda(device):
+            print("no CUDA device: GPU rows skipped")
+            return [], {}, ""
+        return gpu_rows(device), {}, torch.get_device_module(device).get_device_name(device)
+    settings = settings_of(given)
+    return quality.CASES[case](settings), settings.describe(case), "one thread"
+
+
+def save(
+    path: Path,
+    case: str,
+    rows: Table,
+    seconds: float,
+    settings: dict[str, Any],
+    machine: str = "one thread",
+) -> None:
     """Replace the result of one case; the others stay."""
     result = {
         "rows": rows,
         "settings": settings,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU, one thread",
+        "command": command_line(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU, {machine}",
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
         "seconds": round(seconds, 1),
     }
-    if "command" in settings:
-        result["command"] = settings["command"]
     store_case(path, case, result, alone="cost")
 
 
@@ -263,6 +282,10 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--data", type=Path, default=ROOT / "data/fault", help="of make_data.py --preset standard"
     )
+    parser.add_argument(
+        "--real_data", type=Path, default=REAL, help="folder of real files; rows of absent ones are left out"
+    )
+    parser.add_argument("--stream_gb", type=float, default=1.0, help="size of the streamed volume, GB (1)")
     for case, seconds in SECONDS.items():
         parser.add_argument(
             f"--{case}_seconds", type=float, default=seconds, help=f"CPU s of each training ({seconds:g})"
@@ -298,14 +321,13 @@ def run(argv: Sequence[str]) -> None:
     if given.measure:
         print(json.dumps(measure_network(*given.measure)))
         return
-    wanted_cases = {"all": CASES, "quality": tuple(quality.CASES)}.get(given.case, (given.case,))
-    settings = settings_of(given)
-    for case in wanted_cases:
+    groups = {"all": CASES, "quality": tuple(quality.CASES), "cost": ("cost", "gpu")}
+    for case in groups.get(given.case, (given.case,)):
         began = time.perf_counter()
-        rows = cost_rows() if case == "cost" else quality.CASES[case](settings)
-        used = {} if case == "cost" else settings.describe(case)
-        save(given.result, case, rows, time.perf_counter() - began, used)
-        show(rows)
+        rows, used, machine = rows_of(case, given)
+        if rows:
+            save(given.result, case, rows, time.perf_counter() - began, used, machine)
+            show(rows)
 
 
 if __name__ == "__main__":

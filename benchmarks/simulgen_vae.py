@@ -1,12 +1,13 @@
 """What the surrogate reaches and costs. Run: python benchmarks/simulgen_vae.py --case wave --seed 0.
 
 Cases: wave, advdiff and burgers train and evaluate through the users' commands and print ratios to baselines
-that are fitted in the same run on the same rows (lower is better). scale streams an HDF5 file through the POD
-front end in a process of its own and prints seconds, MB/s and peak memory. speed times epochs with and
-without front end, and the decoder beside the solvers. gp fits our Gaussian process beside scikit-learn's.
-full trains on 484 runs of 200 frames and 95,008 nodes (half an hour of CPU time, 3 GB of disk). all runs
-everything but full; --smoke runs tiny sizes. The table and benchmarks/results/simulgen_vae.json say the same;
-a case and seed replace their own rows in that file. Ratios come from one run; times are CPU seconds.
+that are fitted in the same run on the same rows (lower is better); wave is inverted too. scale streams an
+HDF5 file through the POD front end in a process of its own and prints seconds, MB/s and peak memory. speed
+times epochs with and without front end, and the decoder beside the solvers. gp fits our Gaussian process
+beside scikit-learn's. full trains on 484 runs of 200 frames and 95,008 nodes (half an hour of CPU time, 3 GB
+of disk). all runs everything but full; --smoke runs tiny sizes. The table and
+benchmarks/results/simulgen_vae.json say the same; a case and seed replace their own rows in that file. Ratios
+come from one run; times are CPU seconds.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+from benchmarks._child import peak_bytes  # noqa: E402
 from benchmarks._simulgen_vae_quality import BURGERS, quality  # noqa: E402
 from benchmarks._table import row, show, store_case  # noqa: E402
-from benchmarks.simulgen_vae_full import measured_basis, memory_rows, resident_bytes  # noqa: E402
+from benchmarks.simulgen_vae_full import measured_basis, memory_rows  # noqa: E402
 from common.cli import main, option, parse  # noqa: E402
 from common.errors import EXIT_LEFT_OUT  # noqa: E402
 from common.guard import Guard  # noqa: E402
@@ -53,8 +55,6 @@ from simulgen_vae.train import gather, make_task, make_training  # noqa: E402
 CASES = ("wave", "advdiff", "burgers", "scale", "speed", "gp")
 CHILDREN = ("scale_child", "speed_child")  # processes that scale and speed start
 RESULT = ROOT / "benchmarks" / "results" / "simulgen_vae.json"
-BURGERS = "simulgen/burgers_mini.npz"
-CPU_SECONDS = {"wave": 450.0, "advdiff": 100.0, "burgers": 100.0}  # of the predictors that train longer
 WHOLE_MESH_S, WHOLE_MESH_GB = 1.0, 1.0  # an epoch and the memory of a whole-mesh model of 4.15 M weights
 GP_TOLERANCE = 0.002  # of scikit-learn's log-likelihood: what lies so near is as likely
 Rows = list[dict[str, Any]]
@@ -81,74 +81,6 @@ class Options:
     """How it is run."""
 
     seed: int = option(0, "of data, split and training")
-
-
-def script(name: str, *flags: str) -> float:
-    """Run a script of the package and return its CPU seconds.
-
-    Raises:
-        DataError: it failed; its own message stands above.
-    """
-    before = os.times()
-    command = [sys.executable, str(ROOT / f"scripts/simulgen_vae/{name}.py"), *flags]
-    done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
-    if done.returncode:
-        raise DataError(f"{name}.py: exit code {done.returncode}, expected 0; its message stands above")
-    after = os.times()
-    return after.children_user + after.children_system - before.children_user - before.children_system
-
-
-# quality
-
-
-def quality(case: str, config: Config, seed: int, folder: Path) -> Rows:
-    """Train and evaluate through the commands; return errors and ratios."""
-    data = folder / f"{case}.h5"
-    train = ["--preset", "demo_wave", "--max_cpu_s", str(config.max_cpu_s or CPU_SECONDS[case])]
-    if case == "wave":  # the grid network sees the picture; the conditioner's part is cheap and short
-        train += ["--input_type", "fusion", "--fusion_encoder", "vit", "--lc_epochs", "2"]
-    if case == "burgers":
-        data = config.real_data / BURGERS
-        train += ["--epochs", "10", "--lc_epochs", "10"]
-    else:
-        sizes = ["--num", "24", "--nx", "16", "--ny", "8", "--frames", "8"] if config.smoke else []
-        made = ["--num", str(config.num or 128), *sizes, "--seed", str(seed), "--path", str(data)]
-        made += ["--no_figures"]
-        script("make_data", "--kind", case, *made)
-    if config.smoke:
-        train = ["--preset", "smoke", "--input_type", "csv", "--conditioner", "gp"]
-    run, place = str(folder / "run"), ["--seed", str(seed), "--threads", str(config.threads)]
-    seconds = script("train", "--data", str(data), *train, *place, "--out", run, "--no_tensorboard")
-    report = str(folder / "report")
-    script("evaluate", "--model", run, *place, "--out", report, "--no_figures")
-    found = json.loads((folder / "report/evaluation.json").read_text(encoding="utf-8"))
-    return quality_rows(case, found, seconds, config.smoke)
-
-
-def quality_rows(case: str, found: dict[str, Any], seconds: float, smoke: bool) -> Rows:
-    """Return the lines of a case from the document of an evaluation."""
-    error = {name: m["summary"]["relative_l2"] for name, m in found["methods"].items()}
-    shared = [row(f"{case}: {name}", value, "relative L2") for name, value in error.items()]
-    regressions = {n: v for n, v in error.items() if n.startswith("pod") and not n.endswith("_oracle")}
-    gprs = {n: v for n, v in regressions.items() if "_gpr" in n}
-    plain = {n: v for n, v in gprs.items() if not n.endswith("_mirror")}
-    rival, most = {
-        "wave": ({n: v for n, v in plain.items() if n.endswith("gpr_shared")}, 0.60),
-        "advdiff": (plain, 0.95),
-        "burgers": ({n: v for n, v in regressions.items() if n.endswith("_krr")}, 0.50),
-    }[case]
-    best = min(rival, key=lambda n: rival[n])
-    rivals, ours = min(gprs, key=lambda n: gprs[n]), error["ours"]
-    most, limit = (None, None) if smoke else (most, 1.05)
-    lines = [
-        row(f"{case}: ours / {best}", ours / rival[best], "ratio", most, baseline=best),
-        row(f"{case}: ours / best GPR", ours / gprs[rivals], "ratio", limit, baseline=rivals),
-        row(f"{case}: training", seconds, "CPU s"),
-    ]
-    bars = found["error_bars"]
-    if bars:
-        lines.append(row(f"{case}: points inside the {bars['nominal']:g} band", bars["coverage"], "share"))
-    return [*shared, *lines, {"what": f"{case}: ships", "value": found["line"], "unit": "", "at_most": None}]
 
 
 # scale
@@ -211,7 +143,7 @@ def scale_child(config: Config) -> dict[str, float]:
         **cost,
         "modes": basis.num_modes,
         "reduce_s": time.process_time() - began,
-        "peak_bytes": resident_bytes()[1],
+        "peak_bytes": peak_bytes(),
     }
 
 
@@ -275,7 +207,7 @@ def speed_child(config: Config) -> dict[str, float]:
     """Time an epoch on the file and return the training runs, the seconds and the peak memory."""
     modes, folder = 4 if config.smoke else 64, Path(config.file).parent
     seconds, runs = epoch_seconds(Path(config.file), folder, config, num_modes=str(modes))
-    return {"runs": runs, "epoch_s": seconds, "peak_bytes": resident_bytes()[1]}
+    return {"runs": runs, "epoch_s": seconds, "peak_bytes": peak_bytes()}
 
 
 def epoch_seconds(path: Path, folder: Path, config: Config, **changes: str) -> tuple[float, int]:
@@ -351,7 +283,6 @@ def gp(config: Config, data: FieldData) -> Rows:
         x, y - y.mean(0)
     )
     seconds, other = time.process_time() - began, float(theirs.log_marginal_likelihood_value_)
-    least = None if config.smoke else (other - GP_TOLERANCE * abs(other)) / num
     return [
         row(f"gp: ours, {num} rows of {x.shape[1]} inputs", own_seconds, "CPU s"),
         row("gp: scikit-learn", seconds, "CPU s"),
@@ -362,16 +293,15 @@ def gp(config: Config, data: FieldData) -> Rows:
             None if config.smoke else 1.0,
             baseline="scikit-learn",
         ),
-        row(
-            "gp: log-likelihood, ours",
-            own / num,
-            "nats a row",
-            least=least,
-            baseline="scikit-learn",
-            ratio=own / other,
-        ),
-        row("gp: log-likelihood, scikit-learn", other / num, "nats a row"),
+        *likelihood_rows(own / num, other / num, config.smoke),
     ]
+
+
+def likelihood_rows(own: float, other: float, smoke: bool) -> Rows:
+    """Return the log-likelihoods a row of data: ours has to be as high as scikit-learn's, or nearly."""
+    least, unit = None if smoke else other - GP_TOLERANCE * abs(other), "nats a row"
+    ours = row("gp: log-likelihood, ours", own, unit, least=least, baseline="scikit-learn", ratio=own / other)
+    return [ours, row("gp: log-likelihood, scikit-learn", other, unit)]
 
 
 def measure(case: str, config: Config, seed: int) -> Rows:

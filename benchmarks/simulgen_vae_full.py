@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,9 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+from benchmarks._child import peak_bytes, resident_bytes  # noqa: E402
 from benchmarks._table import NoOptions, row  # noqa: E402
 from common.cli import main, option, parse  # noqa: E402
-from common.device import peak_memory_bytes  # noqa: E402
 from common.files import write_json  # noqa: E402
 from common.guard import Guard  # noqa: E402
 from common.metrics import relative_l2  # noqa: E402
@@ -37,6 +37,7 @@ from common.run import TrainOptions  # noqa: E402
 from simulgen_vae.basis import OVERSAMPLING, Basis, fit_basis  # noqa: E402
 from simulgen_vae.canonical import CHUNK_NODES  # noqa: E402
 from simulgen_vae.config import TrainConfig  # noqa: E402
+from simulgen_vae.field_data import FieldData  # noqa: E402
 from simulgen_vae.hdf5_input import fixed_texts  # noqa: E402
 from simulgen_vae.preparation import prepare  # noqa: E402
 from simulgen_vae.progress import VAE  # noqa: E402
@@ -96,22 +97,47 @@ def settings(config: Config) -> TrainConfig:
     )
 
 
+def measured_basis(
+    data: FieldData, rows: Sequence[int] | np.ndarray, num_modes: int, max_memory: float = 0.0
+) -> tuple[Basis, dict[str, float]]:
+    """Fit the basis of some rows; return it and its CPU seconds, MB/s, and working memory beside its bound.
+
+    Args:
+        data: the fields.
+        rows: to fit.
+        num_modes: r_s.
+        max_memory: of `fit_basis`, GiB.
+    """
+    before, cpu, wall = resident_bytes()[0], time.process_time(), time.perf_counter()
+    basis = fit_basis(data, rows, num_modes, max_memory=max_memory)
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    dim, trajectory = data.num_nodes * data.num_fields, 4 * math.prod(data.shape[1:])
+    return basis, {
+        "cpu_s": cpu,
+        "stream": 4 * len(rows) * trajectory / 1e6 / wall,
+        "working_bytes": peak_bytes() - before,
+        "bound_bytes": 4 * 4 * dim * (basis.num_modes + OVERSAMPLING) + trajectory,
+    }
+
+
+def memory_rows(case: str, cost: Mapping[str, float], smoke: bool) -> list[dict[str, Any]]:
+    """Return the lines of a basis' working memory and its bound; at tiny sizes other memory counts more."""
+    working, bound = (cost[name] / 2**30 for name in ("working_bytes", "bound_bytes"))
+    formula = "4 D (r_s + 20) floats and a trajectory"
+    limit, ratio = None if smoke else bound, working / bound
+    what = f"{case}: basis, working memory"
+    return [
+        row(what, working, "GiB", limit, baseline=formula, ratio=ratio),
+        row(f"{case}: {formula}", bound, "GiB"),
+    ]
+
+
 def fit(config: Config, inputs: Inputs) -> dict[str, Any]:
     """Fit the basis of the training runs and keep it; return what it cost."""
     data, rows = inputs.data, inputs.split.train
-    before = peak_memory_bytes(torch.device("cpu"))
-    cpu, wall = time.process_time(), time.perf_counter()
-    basis = fit_basis(data, rows, config.num_modes)
-    wall = time.perf_counter() - wall
+    basis, cost = measured_basis(data, rows, config.num_modes)
     np.savez(config.folder / "basis.npz", **{n: t.numpy() for n, t in basis.state_dict().items()})
-    megabytes = len(rows) * math.prod(data.shape[1:]) * 4 / 1e6
-    return {
-        "cpu_s": time.process_time() - cpu,
-        "stream": 4 * megabytes / wall,
-        "rows": len(rows),
-        "basis_bytes": basis.modes.numel() * 4,
-        "working_bytes": peak_memory_bytes(torch.device("cpu")) - before,
-    }
+    return {**cost, "rows": len(rows), "basis_bytes": basis.modes.numel() * 4}
 
 
 def reduce(config: Config, inputs: Inputs) -> dict[str, Any]:
@@ -158,7 +184,7 @@ def run(argv: Sequence[str]) -> None:
     inputs = gather(settings(config), TrainOptions(out=config.folder / "run", device="cpu"))
     found = {"basis": fit, "coefficients": reduce, "epochs": train}[config.phase](config, inputs)
     inputs.data.close()
-    found["peak_bytes"] = peak_memory_bytes(torch.device("cpu"))
+    found["peak_bytes"] = peak_bytes()
     write_json(config.folder / f"{config.phase}.json", found)
 
 
@@ -182,9 +208,8 @@ def measure(
         print(f"full: {phase} done", flush=True)
     basis, reduced, epochs = (found[phase] for phase in PHASES)
     chunk = 4 * frames * nodes
-    formula = 4 * nodes * (modes + OVERSAMPLING) * 4 + chunk
     peak = max(part["peak_bytes"] for part in found.values())
-    least = peak_memory_bytes(torch.device("cpu"))  # of the writer, which is this process
+    least = peak_bytes()  # of the writer, which is this process
     return [
         row("full: fields", num * chunk / 1e9, "GB"),
         row("full: the same in the file", (folder / "fields.h5").stat().st_size / 1e9, "GB"),
@@ -192,8 +217,7 @@ def measure(
         row(f"full: basis of {basis['rows']} runs, {modes} modes, 4 passes", basis["cpu_s"], "CPU s"),
         row("full: basis, stream", basis["stream"], "MB/s"),
         row("full: basis", basis["basis_bytes"] / 1e6, "MB"),
-        row("full: basis, working memory", basis["working_bytes"] / 2**30, "GiB"),
-        row("full: 4 D (r_s + 20) floats and a trajectory", formula / 2**30, "GiB"),
+        *memory_rows("full", basis, smoke),
         row("full: coefficients of all runs, 1 pass", reduced["cpu_s"], "CPU s"),
         row("full: coefficients, stream", reduced["stream"], "MB/s"),
         row("full: coefficients", reduced["bytes"] / 1e6, "MB"),

@@ -118,13 +118,17 @@ def measure(config: Config, folder: Path) -> tuple[list[dict[str, Any]], dict[st
             lines.append(row(f"{num} runs: {name}, fit and predict", time.process_time() - began, "CPU s"))
             print(lines[-2]["what"], f"{error:.4f}, {lines[-1]['value']:.1f} CPU s", flush=True)
         lines.append(row(f"{num} runs: left by the basis on one test run", floor, "relative L2"))
-        best = min(values[-1] for name, values in errors.items() if name in ("gp2", "direct"))
-        most = MOST.get(num) if config.networks and not config.smoke else None
-        ratio = best / errors["POD-56 + shared GPR"][-1]
-        rival = "POD-56 + shared GPR"
-        lines.append(row(f"{num} runs: best / {rival}", ratio, "ratio", most, baseline=rival))
+        lines.append(ratio_row(num, {name: values[-1] for name, values in errors.items()}, config))
     data.close()
     return lines, errors
+
+
+def ratio_row(num: int, error: dict[str, float], config: Config) -> dict[str, Any]:
+    """Return our best error beside that of the shared regression, with its limit at this number of runs."""
+    best = min(value for name, value in error.items() if name in ("gp2", "direct"))
+    most = MOST.get(num) if config.networks and not config.smoke else None
+    rival = "POD-56 + shared GPR"
+    return row(f"{num} runs: best / {rival}", best / error[rival], "ratio", most, baseline=rival)
 
 
 def draw(path: Path, nums: Sequence[int], errors: dict[str, list[float]]) -> None:

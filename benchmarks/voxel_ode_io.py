@@ -30,7 +30,7 @@ from common.noise import correlated_gaussian, numpy_stream  # noqa: E402
 from common.sampling import Draw  # noqa: E402
 from voxel_ode.config_prep import PrepConfig  # noqa: E402
 from voxel_ode.dataset import PatchDataset, PatchOptions  # noqa: E402
-from voxel_ode.index import PatchIndex, index_of, joined  # noqa: E402
+from voxel_ode.index import PatchIndex, index_of, joined, write_npz  # noqa: E402
 from voxel_ode.prep_file import write_prepped  # noqa: E402
 from voxel_ode.prepped import PreppedSim, open_prepped  # noqa: E402
 from voxel_ode.raw import RawFile  # noqa: E402
@@ -43,6 +43,7 @@ SHAPE, NUM_STEPS = (326, 70, 76), 30
 PATCH, STRIDE = (32, 32, 32), (8, 8, 8)
 NUM_READS, ROUNDS, ITEMS = 150, 5, 60
 NUM_PARAMS, NUM_SIMS = 26, 40
+MOST_INDEX_BYTES = 32
 Table = list[dict[str, Any]]
 Reader = Callable[[int, tuple[slice, slice, slice]], Any]
 
@@ -153,11 +154,20 @@ def item_rate(dataset: PatchDataset) -> float:
     return ITEMS / cpu_seconds(lambda: [dataset[draw] for draw in draws])[0]
 
 
-def index_megabytes(index: PatchIndex) -> tuple[int, float]:
-    """Return the entries of forty such files without --min_active, and their megabytes with draw weights."""
+def index_rows(index: PatchIndex, folder: Path) -> Table:
+    """Measure the index of forty such files without --min_active, in memory and as a file."""
     whole = np.arange(1596 * (NUM_STEPS - 1)) % len(index)
     many = joined([index.take(whole)] * NUM_SIMS)
-    return len(many), (many.num_bytes + 8 * len(many)) / 1e6
+    weights = np.zeros(len(many))
+    path = folder / "index.npz"
+    write_npz(many, path, "")
+    count = len(many)
+    return [
+        row(f"index of {count} patches", (many.num_bytes + weights.nbytes) / 1e6, "MB", most=100.0),
+        row("index, a patch", many.num_bytes / count, "B", most=MOST_INDEX_BYTES),
+        row("weight that it is drawn with, a patch", weights.nbytes / count, "B"),
+        row("index file (.npz), a patch", path.stat().st_size / count, "B", most=MOST_INDEX_BYTES),
+    ]
 
 
 def measure(folder: Path) -> Table:
@@ -185,7 +195,6 @@ def measure(folder: Path) -> Table:
         found = rates({**readers, "ram": reader_of(memory)}, index)
     size = {name: path.stat().st_size for name, path in {**paths, "usual": usual}.items()}
     plain = "gzip-4, own chunks"
-    entries, megabytes = index_megabytes(index)
     return [
         row("active cells", 100 * float(case.inputs.masks[0].mean()), "%"),
         row("patches of 32^3, gzip-4, own chunks", found["usual"], "1/s"),
@@ -203,7 +212,7 @@ def measure(folder: Path) -> Table:
         row("writing, lzf", writing["lzf"], "CPU s"),
         row("patch index of the file", indexing, "CPU s"),
         row("statistics of the file", counting, "CPU s", most=2.0),
-        row(f"index of {entries} patches", megabytes, "MB", most=100.0),
+        *index_rows(index, folder),
     ]
 
 

@@ -3,10 +3,10 @@
 Masks and fields are made without simulating: 67 of 326 layers hold active cells, in two slabs. Case `cpu`
 (or on `--device`): a year of the whole grid and of the active slabs alone, and both ways of the stem (static
 response once, or every year), the fastest of some years in CPU seconds on a CPU; results are compared. Then
-29 years by slabs. Case `gpu`, where a CUDA device is found: 29 years of a network of 128 channels, 12 blocks
-and r 3 in bf16, whole grid and slabs, as it is, compiled, and compiled with a year's step recorded as a CUDA
-graph; seconds of the clock and peak memory beside what an H200 should need by operation counts. The tables
-and benchmarks/results/voxel_ode_rollout.json say the same.
+29 years by slabs, and the stem alone on the larger slab. Case `gpu`, where a CUDA device is found: 29 years
+of a network of 128 channels, 12 blocks and r 3 in bf16, whole grid and slabs, as it is, compiled, and
+compiled with a year's step recorded as a CUDA graph; seconds of the clock and peak memory beside what an H200
+should need by operation counts. The tables and benchmarks/results/voxel_ode_rollout.json say the same.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from benchmarks._table import RESULTS, row, show, store_case  # noqa: E402
+from benchmarks._table import RESULTS, command_line, row, show, store_case  # noqa: E402
 from benchmarks.voxel_ode_step import NUM_PARAMS, make_normalizer  # noqa: E402
 from common import device as devices  # noqa: E402
 from common.device import resolve_precision  # noqa: E402
@@ -49,6 +49,8 @@ SLABS = ((0.0, 60 / 326), (180 / 326, 187 / 326))  # fractions of Z
 FULL = (326, 70, 76)
 ACTIVE_SHARE = 0.15
 YEARS = 29
+FEWER_CELLS = 4.9  # at full size: 326 layers, 67 of them active
+STEM_SAVED = 11 / 13  # of its multiply-adds: all but the two channels of the state
 H200_SECONDS = {"whole": 1.5, "slabs": 0.45}  # calculated for 29 years; slabs 0.3 to 0.45
 MODES = {"eager": (False, False), "compile": (True, False), "compile and graph": (True, True)}
 Shape = tuple[int, int, int]
@@ -139,53 +141,93 @@ def measure(args: argparse.Namespace, shape: Shape) -> Table:
     precision = resolve_precision("auto" if devices.is_cuda(device) else "fp32", device)
     sizes = {"receptive_field_radius": args.radius, "base_channels": args.channels, "depth": args.depth}
     fields, network = make_fields(shape, device), make_network(sizes, shape, device)
+    plain = make_network({**sizes, "flux_inputs": False}, shape, device)
     ways = ways_of(fields, network)
-    seconds: dict[str, float] = {}
-    states: dict[str, torch.Tensor] = {}
+    cells = {name: sum(r.num_cells for r in regions) for name, regions in ways.items()}
+    fewer, least = cells["whole"] / cells["slabs"], FEWER_CELLS if shape == FULL else None
+    rows = [
+        row("weights", parameter_count(network), ""),
+        row("active cells", 100 * float(fields.masks[0, 0].mean()), "%"),
+        row("cells computed, whole / slabs", fewer, "times", least=least, baseline="whole grid"),
+    ]
     with torch.no_grad(), precision.autocast():
-        for name, regions in ways.items():
-            for keep in (False, True):
-                rollout = GridRollout(network, fields, regions, keep_static=keep)
-                key = f"{name}{', static stem once' if keep else ''}"
-                seconds[key], found = fastest(lambda r=rollout: r.step(fields.state), args.repeats, device)
-                states[key] = found[0]
-                del rollout, found
+        rows += way_rows(network, fields, ways, args.repeats)
         rollout = GridRollout(network, fields, ways["slabs"])
         began = clock(device)
         for _ in rollout.steps(args.years):
             pass
-        total = clock(device) - began
-    once = ", static stem once"
-    cells = {name: sum(r.num_cells for r in regions) for name, regions in ways.items()}
-    reference = states["whole"]
-
-    def apart(name: str) -> float:
-        return float((states[name] - reference).abs().max())
-
-    rows = [
-        row("weights", parameter_count(network), ""),
-        row("active cells", 100 * float(fields.masks[0, 0].mean()), "%"),
-        row("cells computed, whole / slabs", cells["whole"] / cells["slabs"], "times"),
-        *(row(f"a year, {name}", value, "s") for name, value in seconds.items()),
-        row(
-            "whole / slabs",
-            seconds[f"whole{once}"] / seconds[f"slabs{once}"],
-            "times",
-            least=3.0,
-            baseline="whole grid",
-        ),
-        row(
-            "slabs: stem every year / once",
-            seconds["slabs"] / seconds[f"slabs{once}"],
-            "times",
-            baseline="stem every year",
-        ),
-        row("slabs differ from whole by", apart("slabs"), "std", most=1e-5),
-        row("static stem once differs by", apart(f"slabs{once}"), "std", most=1e-5),
-        row(f"{args.years} years by slabs", total, "s"),
-        row("peak memory", devices.peak_memory_bytes(device) / 2**30, "GiB"),
-    ]
+        rows.append(row(f"{args.years} years by slabs", clock(device) - began, "s"))
+        rows.append(row("peak memory", devices.peak_memory_bytes(device) / 2**30, "GiB"))
+        slab = max([side.stop - side.start for side in region.read] for region in ways["slabs"])
+        for other in (plain, network):
+            rows += stem_rows(other, slab, args.repeats, device)
     return rows
+
+
+def way_rows(
+    network: VoxelAutoRegressor, fields: Fields, ways: dict[str, Sequence[Region]], repeats: int
+) -> Table:
+    """Return the rows of a year by both ways to cover the grid, each with both ways of the stem."""
+    seconds: dict[str, float] = {}
+    states: dict[str, torch.Tensor] = {}
+    once = ", static stem once"
+    for name, regions in ways.items():
+        for keep in (False, True):
+            rollout = GridRollout(network, fields, regions, keep_static=keep)
+            key = f"{name}{once if keep else ''}"
+            device = fields.state.device
+            seconds[key], found = fastest(lambda r=rollout: r.step(fields.state), repeats, device)
+            states[key] = found[0]
+            del rollout, found
+    apart = {name: float((state - states["whole"]).abs().max()) for name, state in states.items()}
+    fewer = seconds[f"whole{once}"] / seconds[f"slabs{once}"]
+    saved = seconds["slabs"] / seconds[f"slabs{once}"]
+    return [
+        *(row(f"a year, {name}", value, "s") for name, value in seconds.items()),
+        row("whole / slabs", fewer, "times", least=3.0, baseline="whole grid"),
+        row("slabs: stem every year / once", saved, "times", baseline="stem every year"),
+        row("slabs differ from whole by", apart["slabs"], "std", most=1e-5),
+        row("static stem once differs by", apart[f"slabs{once}"], "std", most=1e-5),
+    ]
+
+
+def stem_rows(network: VoxelAutoRegressor, slab: Sequence[int], repeats: int, device: torch.device) -> Table:
+    """Return the rows of the stem alone: over all channels, and over the state's with the others' kept.
+
+    Args:
+        network: whose stem it is.
+        slab: cells Z Y X.
+        repeats: measurements.
+        device: to measure.
+    """
+    count, static = network.stem.weight.shape[1], network.num_static
+    everything = torch.randn(1, count, *slab, generator=torch_stream(0, "stem benchmark")).to(device)
+    fixed, state = (devices.like_weights(x) for x in everything.tensor_split([static], dim=1))
+    everything = devices.like_weights(everything)
+    kept = network.stem(fixed, slice(0, static))
+    whole, _ = fastest(lambda: network.stem(everything), repeats, device)
+    once, _ = fastest(lambda: kept + network.stem(state, slice(static, None)), repeats, device)
+    saved, flux = static / count, network.config.flux_inputs
+    name, cells = f"stem, flux inputs {'on' if flux else 'off'}", " x ".join(map(str, slab))
+    least, beside = None if flux else STEM_SAVED, "stem whole"
+    return [
+        row(
+            f"{name}: multiply-adds saved by its static part once",
+            saved,
+            "share",
+            least=least,
+            baseline=beside,
+            ratio=1 - saved,
+        ),
+        row(f"{name}: whole, {cells} cells", 1e3 * whole, "ms"),
+        row(
+            f"{name}: static part once, {cells} cells",
+            1e3 * once,
+            "ms",
+            baseline=beside,
+            ratio=once / whole,
+        ),
+    ]
 
 
 def gpu_device() -> torch.device | None:
@@ -288,6 +330,7 @@ def save(path: Path, case: str, rows: Table, began: float, machine: str, args: a
     show(rows)
     result = {
         "rows": rows,
+        "command": command_line(),
         "grid": list(args.grid),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU, {machine}",
         "threads": torch.get_num_threads(),

@@ -4,7 +4,8 @@ The peer (github.com/Fchaubard/GeothermalVoxelNet) has a large kernel in the ste
 block, GroupNorm over all channels and cells, FiLM and a pooled scalar head; it is built here with PyTorch's
 own layers and our numbers of channels, blocks and weights. Both sides see the same random fields of 32^3
 cells, batch 1, one year, forward, backward and AdamW, the fastest of some steps; ours chooses how its
-convolutions are computed as training does. Then the kernel modes and convolution routes beside each other.
+convolutions are computed as training does. Then the kernel modes, with their multiply-adds, and the routes
+of the convolutions beside each other: a whole step of a demo's network, and one layer.
 The table and benchmarks/results/voxel_ode_step.json say the same.
 """
 
@@ -23,7 +24,9 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
+from torch._subclasses.fake_tensor import FakeTensorMode  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from benchmarks._table import publish, row  # noqa: E402
 from common import device as devices  # noqa: E402
@@ -43,7 +46,9 @@ from voxel_ode.unroll import UnrolledLoss  # noqa: E402
 CELLS, NUM_PARAMS = 32, 26
 WIDTH, DEPTH, RADII = 32, 4, (2, 3)
 STEPS = 3
-DENSE_CELLS = 16  # of the comparison of kernel modes, where dense kernels are slow
+DENSE_CELLS = 16  # where dense kernels or slow routes are compared
+ROUTE_CELLS = (32, 24, 24)
+COUNTED_CELLS = 4
 Batch = dict[str, torch.Tensor]
 Table = list[dict[str, Any]]
 
@@ -218,26 +223,78 @@ def mode_rows() -> Table:
     return rows
 
 
-def route_rows() -> Table:
-    """Measure one convolution, forward and backward, by every route, and how far it is from native."""
+def backend_rows() -> Table:
+    """Measure the whole step of a demo's network with each route of its convolutions."""
+    batch = make_batch(DENSE_CELLS)
+    size: dict[str, Any] = {"base_channels": 16, "depth": 4, "receptive_field_radius": 2, "multiscale": 2}
+    times = {name: ours_ms(batch, name, **size)[0] for name in BACKENDS}
+    what = f"a whole training step, c 16, depth 4, r 2, 2 levels, {DENSE_CELLS}^3"
+    return [beside_native(f"{what}, {name}", name, times) for name in BACKENDS]
+
+
+def beside_native(what: str, name: str, times: dict[str, float]) -> dict[str, Any]:
+    """Return the row of a route's time, ms, beside that of the native one."""
+    compared = {} if name == "native" else {"baseline": "native", "ratio": times[name] / times["native"]}
+    return row(what, times[name], "ms", **compared)
+
+
+def route(channels: int, name: str) -> tuple[float, torch.Tensor]:
+    """Return ms of one 3^3 convolution, forward and backward, by a route, and what it gives."""
     g = torch_stream(0, "routes")
-    shape = (32, 24, 24)
-    x = devices.like_weights(torch.randn(1, 16, *shape, generator=g)).requires_grad_()
-    weight = (torch.randn(16, 16, 3, 3, 3, generator=g) / 432**0.5).requires_grad_()
-    expected = convolve(x, weight).detach()
+    x = devices.like_weights(torch.randn(1, channels, *ROUTE_CELLS, generator=g)).requires_grad_()
+    weight = torch.randn(channels, channels, 3, 3, 3, generator=g) / (27 * channels) ** 0.5
+    y = convolve(x, weight.requires_grad_(), "native")
+    times = []
+    for _ in range(STEPS):
+        began = time.process_time()
+        y = convolve(x, weight, name)
+        y.backward(torch.ones_like(y))
+        times.append(time.process_time() - began)
+    return 1e3 * min(times), y.detach()
+
+
+def route_rows() -> Table:
+    """Measure one convolution by every route, how far it is from native, and a native one twice as wide."""
+    found = {name: route(16, name) for name in BACKENDS}
+    times, expected = {name: ms for name, (ms, _) in found.items()}, found["native"][1]
+    cells = "x".join(map(str, ROUTE_CELLS))
     rows = []
-    for name in BACKENDS:
-        times = []
-        y = expected
-        for _ in range(STEPS):
-            began = time.process_time()
-            y = convolve(x, weight, name)
-            y.backward(torch.ones_like(y))
-            times.append(time.process_time() - began)
-        error = float((y.detach() - expected).norm() / expected.norm())
+    for name, (_, y) in found.items():
+        error = float((y - expected).norm() / expected.norm())
         bound = 2e-2 if name == "bf16" else 1e-5
-        rows.append(row(f"3^3, 16 to 16 channels, 32x24x24, {name}", 1e3 * min(times), "ms"))
+        rows.append(beside_native(f"3^3, 16 to 16 channels, {cells}, {name}", name, times))
         rows.append(row(f"its difference from native, {name}", error, "relative", bound))
+    wide = route(32, "native")[0]
+    compared: dict[str, Any] = {"baseline": "16 to 16 channels, native", "ratio": wide / times["native"]}
+    return [*rows, row(f"3^3, 32 to 32 channels, {cells}, native", wide, "ms", **compared)]
+
+
+def multiply_adds(mode: str, channels: int, depth: int, radius: int) -> float:
+    """Return the multiply-adds of a voxel and year, counted in a network of tensors without memory.
+
+    FiLM is left out: it is computed once a sample, not for each voxel.
+    """
+    sizes: dict[str, Any] = {"base_channels": channels, "depth": depth, "receptive_field_radius": radius}
+    config = ModelConfig(kernel_mode=mode, flux_inputs=False, **sizes)
+    counter = FlopCounterMode(display=False)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        network = VoxelAutoRegressor(config, make_normalizer())
+        fields = Fields.from_batch(make_batch(COUNTED_CELLS))
+        fixed = network.static_features(fields, once=False)
+        with counter:
+            network.step(fixed, fields.state)
+    return counter.get_total_flops() / 2 / COUNTED_CELLS**3
+
+
+def count_rows() -> Table:
+    """Count the multiply-adds of the three kernel modes at full width."""
+    c, depth, radius = 128, 12, 3
+    counts = {mode: multiply_adds(mode, c, depth, radius) for mode in KERNEL_MODES}
+    rows = []
+    for mode, count in counts.items():
+        compared = {} if mode == "dense" else {"baseline": "dense", "ratio": count / counts["dense"]}
+        what = f"multiply-adds a voxel, kernel mode {mode}, c {c}, depth {depth}, r {radius}"
+        rows.append(row(what, count / 1e6, "M", **compared))
     return rows
 
 
@@ -275,7 +332,7 @@ def main() -> int:
     """Measure, print, and write benchmarks/results/voxel_ode_step.json."""
     torch.set_num_threads(1)
     began = time.perf_counter()
-    rows = peer_rows() + mode_rows() + route_rows() + stem_rows()
+    rows = peer_rows() + mode_rows() + count_rows() + backend_rows() + route_rows() + stem_rows()
     publish("voxel_ode_step", rows, began)
     return 0
 

@@ -186,6 +186,11 @@ def flags_of(config: DataclassInstance, leave_out: Iterable[str] = ()) -> str:
     return shlex.join(words)
 
 
+def split_commas(values: Iterable[str]) -> tuple[str, ...]:
+    """Return the words of a flag that takes several, separated by spaces, commas or both."""
+    return tuple(word for value in values for word in value.split(",") if word)
+
+
 def _make(kind: type[A], values: Mapping[str, Any]) -> A:
     names = {f.name for f in dataclasses.fields(kind)}
     try:

@@ -1,4 +1,4 @@
-"""HDF5 datasets of files that others wrote: what their headers promise is checked before a value is read."""
+"""HDF5 files that others wrote: what their headers promise is checked before a value is read."""
 
 from __future__ import annotations
 
@@ -12,6 +12,28 @@ _MAX_DEFLATE = 1100  # deflate shrinks nothing more than 1032 times
 _UNCHECKED_BYTES = 64 << 20
 # (file, dataset) -> (time, size) of the file when it was checked
 _sound: dict[tuple[str, str], tuple[int, int]] = {}
+
+
+def open_h5(path: str | Path, advice: str = "it is cut short or of another format, copy it again") -> Any:
+    """Open an HDF5 file for reading.
+
+    Args:
+        path: of the file.
+        advice: what to do when it is none.
+
+    Raises:
+        DataError: it is missing, no HDF5 file, or another process is writing it.
+    """
+    import h5py
+
+    if not Path(path).exists():
+        raise DataError(f"{path}: no such file, expected an HDF5 file; check the path")
+    try:
+        return h5py.File(path, "r")
+    except (OSError, ValueError) as error:
+        if "unable to lock" in str(error):  # "sblock" stands in what is said of cut files
+            raise DataError(f"{path}: another process is writing this file; wait for it to end") from error
+        raise DataError(f"{path}: cannot be opened as HDF5 ({error}); {advice}") from error
 
 
 def require_stored(dataset: Any, path: str | Path) -> None:

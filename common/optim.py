@@ -229,6 +229,11 @@ class Updater:
         return nullcontext()
 
     @property
+    def averaged(self) -> nn.Module:
+        """The network with averaged weights; without averaging the trained one itself."""
+        return self.ema.module if self.ema is not None else distributed.unwrap(self.module)
+
+    @property
     def lr(self) -> float:
         """The learning rate of the next update."""
         return float(self.optimizer.param_groups[0]["lr"])

@@ -11,7 +11,7 @@ import html
 import math
 import os
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,12 @@ def format_number(value: float | None) -> str:
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.2e}"
 
 
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return cells as a Markdown table; all columns but the first are right-aligned."""
+    lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
 def _cells(row: Row) -> tuple[str, list[tuple[str, str, bool]], str, str, str]:
     """Return measure, [(name, value, is best)] with ours first, ratio, seconds and parameters as text."""
     arrow = "\N{DOWNWARDS ARROW}" if row.better == "lower" else "\N{UPWARDS ARROW}"
@@ -140,7 +146,7 @@ def _cells(row: Row) -> tuple[str, list[tuple[str, str, bool]], str, str, str]:
         entries,
         "-" if row.ratio is None else f"{row.ratio:.2f}",
         "-" if row.seconds is None else format_number(row.seconds),
-        f"{row.parameters:,}" if row.parameters else "-",  # a Gaussian process, say, has no network
+        f"{row.parameters:,}" if row.parameters else "-",
     )
 
 

@@ -16,7 +16,7 @@ header { padding-top: 2.5rem; }
 h1 { font-size: 2.1rem; line-height: 1.15; margin: 0 0 .75rem; letter-spacing: -.02em; }
 h2 { font-size: 1.35rem; margin: 0; letter-spacing: -.01em; }
 h3 { font-size: .95rem; margin: 1.5rem 0 .4rem; color: var(--soft); }
-p { max-width: 46rem; margin: .6rem 0; }
+p { max-width: 46rem; margin: .6rem 0; overflow-wrap: anywhere; }
 a { color: var(--accent); text-underline-offset: .15em; }
 nav ul { list-style: none; display: grid; grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr));
   gap: .75rem; padding: 0; margin: 1.5rem 0 0; }

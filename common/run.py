@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import os
 import platform
+import shlex
 import shutil
 import socket
 import subprocess
@@ -17,18 +18,44 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from common import device as devices
 from common import distributed
-from common.cli import option
+from common.cli import flags_of, option
 from common.errors import UserError
 from common.files import FolderLock, remove_stale_temporaries, require_writable, write_json
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 # Options that say where a run goes and on what, and change no figure: stored commands leave them out.
 PLACES = ("out", "overwrite", "dry_run", "device", "dist_timeout")
+
+
+def command_line_of(
+    script: str,
+    config: DataclassInstance,
+    options: BasicOptions,
+    *,
+    given: Sequence[str] = (),
+    leave_out: Sequence[str] = (),
+    places: Sequence[str] = PLACES,
+) -> str:
+    """Return the command that repeats the figures of a script: every flag that changes them.
+
+    Args:
+        script: its path in this project.
+        config: its own options.
+        options: where it runs.
+        given: words that are always told, first.
+        leave_out: fields of `config` that are told in `given`, or change no figure.
+        places: fields of `options` that change no figure.
+    """
+    changed = [shlex.join(given), flags_of(config, leave_out), flags_of(options, places)]
+    return " ".join([f"python {script}", *filter(None, changed)])
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ INTERPOLATORS = ("area", "nearest", "neural")
 class TrainingOptions:
     """A training of the pyramid."""
 
-    input_path: Path = option(Path("data"), "data root with facies/, wells/, seismic/")
+    input_path: Path = option(Path("data"), "data root with facies/, wells/, seismic/", aliases=("data",))
     training_image: Path | None = option(None, "one GSLIB, SGeMS or PNG grid instead of a data root")
     hard_data: Path | None = option(None, "wells of the training image: GEO-EAS, CSV or NPZ")
     min_size: int = option(12, "short side of the coarsest scale", unit="px")

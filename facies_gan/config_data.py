@@ -18,7 +18,7 @@ class MakeDataConfig:
     """What `make_data` writes."""
 
     kind: str = option("sections", "vertical sections, a map of channels, or a checkerboard", choices=KINDS)
-    num_sections: int = option(64, "sections")
+    num_sections: int = option(64, "sections", aliases=("num",))
     height: int = option(0, "of a section; 0 = 96, of channels 250", unit="cells")
     width: int = option(0, "of a section; 0 = 120, of channels 250", unit="cells")
     num_facies: int = option(

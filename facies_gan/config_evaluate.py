@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.cli import option
+from common.cli import option, split_commas
 from facies_gan.baselines import BASELINES
 
 
@@ -13,7 +13,9 @@ from facies_gan.baselines import BASELINES
 class EvaluateConfig:
     """Realisations of a model, or of any simulator's files, beside baselines and the reference's own band."""
 
-    model_path: Path | None = option(None, "run folder, model.pt, a checkpoint, or a folder of runs (newest)")
+    model_path: Path | None = option(
+        None, "run folder, model.pt, a checkpoint, or a folder of runs (newest)", aliases=("model",)
+    )
     realisations: Path | None = option(None, "folder of grids, of any simulator, instead of a model's")
     reference: Path | None = option(
         None, "training image, or data root of sections; none = the sections stored in the model"
@@ -63,5 +65,4 @@ class EvaluateConfig:
     @property
     def baseline_names(self) -> tuple[str, ...]:
         """The baselines: `--baselines tgs snesim` and `--baselines tgs,snesim` mean the same."""
-        names = (name for part in self.baselines for name in part.split(",") if name)
-        return tuple(name for name in dict.fromkeys(names) if name != "none")
+        return tuple(name for name in dict.fromkeys(split_commas(self.baselines)) if name != "none")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.cli import option
+from common.cli import option, split_commas
 
 FORMATS = ("png", "npy", "gslib", "grdecl")
 _NEEDS = (
@@ -20,7 +20,9 @@ _NEEDS = (
 class GenerateConfig:
     """Realisations of one output grid."""
 
-    model_path: Path | None = option(None, "run folder, model.pt, a checkpoint, or a folder of runs (newest)")
+    model_path: Path | None = option(
+        None, "run folder, model.pt, a checkpoint, or a folder of runs (newest)", aliases=("model",)
+    )
     how_many: int = option(16, "realisations")
     out_path: Path = option(Path("results/generated"), "output folder", aliases=("out", "output_path"))
     wells: int = option(0, "condition on this many wells, chosen by the seed from the model or --hard_data")
@@ -84,4 +86,4 @@ class GenerateConfig:
     @property
     def format_names(self) -> tuple[str, ...]:
         """The formats: `--formats png npy` and `--formats png,npy` mean the same."""
-        return tuple(name for part in self.formats for name in part.split(",") if name)
+        return split_commas(self.formats)

@@ -37,7 +37,7 @@ GIVEN, OURS, FREE = "given", "ours", "unconditioned"
 
 
 def evaluate(config: EvaluateConfig, options: MachineOptions, out: Path) -> list[Row]:
-    """Measure realisations; write evaluate.json, evaluate.md, index.html, results.json, figures into `out`.
+    """Measure realisations; write evaluation.{json,md}, index.html, results.json and figures into `out`.
 
     Returns:
         The headline measures.
@@ -47,7 +47,7 @@ def evaluate(config: EvaluateConfig, options: MachineOptions, out: Path) -> list
         DataError: the model, the reference, the data or the realisations cannot be used.
     """
     require_writable(out)
-    if (out / "evaluate.json").exists() and not options.overwrite:
+    if (out / "evaluation.json").exists() and not options.overwrite:
         raise UserError(f"{out}: holds a report; replace it with --overwrite, or choose another --out")
     with machine(options) as device, explain_out_of_memory(ADVICE):
         simulator = None
@@ -66,9 +66,9 @@ def evaluate(config: EvaluateConfig, options: MachineOptions, out: Path) -> list
         document = report.document() | {"peak_memory_bytes": peak_memory_bytes(device)}
         rows = demo_rows(document, _parameters(simulator))
         if distributed.is_main():
-            write_json(out / "evaluate.json", document)
+            write_json(out / "evaluation.json", document)
             text = markdown(document)
-            write_text(out / "evaluate.md", text)
+            write_text(out / "evaluation.md", text)
             save_rows(out / "results.json", rows)
             if config.figures:
                 report.draw(out / "figures", document)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from common.report import Row, format_number
+from common.report import Row, format_number, table
 from facies_gan.comparison import MEASURES, PUBLISHED, verdict
 from facies_gan.metrics import DISTANCES
 
@@ -20,12 +20,6 @@ NOTES = (
     "even against odd ones); ours / half of at most 1 is matched, of at most 2 close. paste: our "
     "realisations made without the data, which are then written into their cells."
 )
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; all columns but the first are right-aligned."""
-    lines = ["| " + " | ".join(columns) + " |", "|---" + "|---:" * (len(columns) - 1) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
 
 def number(value: float | None) -> str:

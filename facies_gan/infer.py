@@ -78,9 +78,7 @@ class _Plan:
     earlier: EarlierSet | None
 
 
-def generate(
-    config: GenerateConfig, run: MachineOptions, origins: dict[str, str] | None = None
-) -> dict[str, Any]:
+def generate(config: GenerateConfig, run: MachineOptions) -> dict[str, Any]:
     """Write the realisations that `config` asks for and return the content of summary.json.
 
     Raises:

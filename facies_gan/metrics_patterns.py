@@ -148,11 +148,6 @@ class CopyCheck(NamedTuple):
     band_median: float
     band_95: float
 
-    @property
-    def is_copy(self) -> bool:
-        """Whether the patches resemble the reference more than it resembles itself."""
-        return self.median > self.band_95
-
 
 def best_match(patches: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Return each patch's largest share of equal cells over all offsets in the reference, [n]."""

@@ -14,8 +14,8 @@ from fault_seg.synthetic import PRESETS as DATA_PRESETS
 class DataConfig:
     """What `make_data` writes."""
 
-    ntrain: int = option(160, "training cubes")
-    nvalid: int = option(16, "validation cubes")
+    ntrain: int = option(160, "training cubes", aliases=("num_train",))
+    nvalid: int = option(16, "validation cubes", aliases=("num_val",))
     data_preset: str = option("standard", "kind of geology", choices=DATA_PRESETS)
     n1: int = option(0, "samples a trace (z); 0 = the data preset's", unit="voxels")
     n2: int = option(0, "crosslines (y); 0 = the data preset's", unit="voxels")
@@ -60,11 +60,11 @@ class TrainConfig:
     dir_target_train: str = option("", "training targets; none = target_train in --data")
     dir_data_valid: str = option("", "validation inputs; none = data_valid in --data")
     dir_target_valid: str = option("", "validation targets; none = target_valid in --data")
-    epochs: int = option(100, "passes over the training samples")
-    steps: int = option(0, "optimizer steps, instead of epochs when above 0")
+    epochs: int = option(100, "passes over the training samples", aliases=("num_epochs",))
+    steps: int = option(0, "optimizer steps, instead of epochs when above 0", aliases=("max_steps",))
     batch_train: int = option(4, "crops a process and update", aliases=("batch_size",))
     batch_valid: int = option(1, "held-out cubes in one forward pass")
-    accumulate: int = option(1, "batches a step, one after another")
+    accumulate: int = option(1, "batches a step, one after another", aliases=("accum_steps",))
     n1: int = option(0, "samples a trace (z); 0 = from dataset.json or the file size", unit="voxels")
     n2: int = option(0, "crosslines (y)", unit="voxels")
     n3: int = option(0, "inlines (x)", unit="voxels")
@@ -83,7 +83,7 @@ class TrainConfig:
     )
     weight_decay: float = option(1e-2, "on kernels")
     warmup_steps: int = option(20, "linear warm-up", unit="steps")
-    ema: float = option(0.999, "decay of the averaged weights; 0 = off")
+    ema: float = option(0.999, "decay of the averaged weights; 0 = off", aliases=("ema_decay",))
     augment: bool = option(True, "turn and flip the training crops")
     disturb: bool = option(True, "change gain, band and noise of the training images")
     loss: str = option(
@@ -208,7 +208,7 @@ def standard() -> TrainConfig:
 
 
 def large() -> TrainConfig:
-    """Return the training of the shipped weights: cubes made on the fly, all kinds of geology."""
+    """Return a long training on cubes made on the fly, all kinds of geology."""
     return TrainConfig(
         synthetic=True,
         data_preset="mixed",

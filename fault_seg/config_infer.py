@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.cli import option
+from common.cli import option, split_commas
 from fault_seg.synthetic import PRESETS as DATA_PRESETS
 from fault_seg.turns import NUM_TURNS
 from fault_seg.volumes import FORMATS, require_format
@@ -87,7 +87,7 @@ class SurveyConfig:
     @property
     def formats(self) -> tuple[str, ...]:
         """The output formats: `--format npy segy` and `--format npy,segy` mean the same."""
-        return tuple(name for part in self.format for name in part.split(",") if name)
+        return split_commas(self.format)
 
 
 @dataclass(frozen=True)
@@ -156,4 +156,4 @@ class EvaluateConfig:
     @property
     def chosen_baselines(self) -> tuple[str, ...]:
         """The baselines: `--baselines coherence unet` and `--baselines coherence,unet` mean the same."""
-        return tuple(name for part in self.baselines for name in part.split(",") if name)
+        return split_commas(self.baselines)

@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.files import require_writable, write_json, write_text
 from common.log import get_logger
 from common.optim import parameter_count
-from common.report import Row, markdown_table, save_rows
+from common.report import Row, markdown_table, save_rows, table
 from common.run import MachineOptions, describe_run, machine
 from common.sampling import Draw
 from fault_seg import baselines
@@ -232,11 +232,11 @@ def all_measures(entries: Mapping[str, Entry], headline: Mapping[str, float]) ->
     columns = {f"{name} at {e.threshold:.3g}": e.scores for name, e in entries.items()}
     columns = {f"ours at {HEADLINE:g}": headline, **columns}
     keys = dict.fromkeys(key for scores in columns.values() for key in scores)
-    lines = ["| measure | " + " | ".join(columns) + " |", "|---|" + "---:|" * len(columns)]
-    for key in keys:
-        values = (f"{scores[key]:.3g}" if key in scores else "" for scores in columns.values())
-        lines.append(f"| `{key}` | " + " | ".join(values) + " |")
-    return "\n".join(lines) + "\n"
+    rows = [
+        [f"`{key}`", *(f"{scores[key]:.3g}" if key in scores else "" for scores in columns.values())]
+        for key in keys
+    ]
+    return table(["measure", *columns], rows)
 
 
 def evaluate_survey(config: EvaluateConfig, model: Model, options: MachineOptions, out: Path) -> list[Row]:

@@ -126,12 +126,34 @@ def draw_reliability(
 def draw_gallery(
     path: Path, truth: Cubes, probability: Mapping[str, Sequence[Array]], cubes: Mapping[int, str]
 ) -> None:
-    """Draw the time slice of several cubes, one a row: number of the cube -> name of the row."""
-    figure, axes = figures.new_figure(len(cubes), 2 + len(probability), panel=(3.1, 2.9))
+    """Draw the time slice of several cubes with the error of ours, one a row: number of the cube -> name."""
+    figure, axes = figures.new_figure(len(cubes), 3 + len(probability), panel=(2.7, 2.6))
     for line, (number, name) in zip(axes, cubes.items(), strict=True):
         shown = {n: v[number] for n, v in probability.items()}
-        _draw_line(line, truth[number], shown, 0, f"{name}: ")
+        _draw_line(line[:-1], truth[number], shown, 0, f"{name}: ")
+        _draw_error(line[-1], probability["ours"][number], truth[number]["fsem"])
     figures.save(figure, path)
+
+
+def absolute_error(probability: Array, labels: Array) -> Array:
+    """Return |probability - truth| of each voxel, 0..1; NaN where the truth is not known."""
+    return np.where(labels >= 0, np.abs(probability - (labels > 0.5)), np.nan)
+
+
+def _draw_error(ax: Any, probability: Array, labels: Array) -> None:
+    """Draw the error on the middle time slice of a cube."""
+    middle = len(labels) // 2
+    figures.section(
+        ax,
+        absolute_error(probability[middle], labels[middle]),
+        kind="probability",
+        title="ours: error",
+        z_label="y crossline (voxels)",
+        x_label="x inline (voxels)",
+        value_label="|probability \N{MINUS SIGN} truth|",
+        limits=(0.0, 1.0),
+    )
+    ax.label_outer()
 
 
 def draw_comparison(path: Path, cube: Mapping[str, Array], probability: Mapping[str, Any], axis: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,12 +11,11 @@ import numpy as np
 import torch
 
 from common import figures
-from common.cli import flags_of
 from common.files import write_json, write_text
 from common.log import get_logger
 from common.optim import parameter_count
-from common.report import Row, markdown_table, save_rows
-from common.run import PLACES, MachineOptions, describe_run
+from common.report import Row, markdown_table, save_rows, table
+from common.run import MachineOptions, command_line_of, describe_run
 from common.sampling import Draw
 from fault_seg.config_infer import EvaluateConfig
 from fault_seg.dataset import VolumePairs
@@ -114,15 +112,15 @@ def verdict_table(verdicts: Sequence[Mapping[str, Any]]) -> str:
     heads = ["measure", "input", *(f"pass {i}" for i in range(1, last + 1)), "pass 1 better", "cubes"]
     heads += [f"pass {last} no worse than pass 1"] if last > 1 else []
     heads += [f"pass {last} no worse than input"]
-    lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
+    rows = []
     for found in verdicts:
         cells = [MEASURES[found["measure"]][0], *(f"{mean:.4g}" for mean in found["means"])]
         share = found["cubes_better_after_one"]
         cells += [_yes(found["better_after_one"]), f"{share:.0%}" if np.isfinite(share) else "-"]
         cells += [_yes(found["no_worse_at_last"])] if last > 1 else []
         cells += [_yes(found["no_worse_than_input"])]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append(cells)
+    return table(heads, rows)
 
 
 def _yes(answer: bool) -> str:
@@ -135,10 +133,9 @@ def _first(item: dict[str, torch.Tensor]) -> Volumes:
 
 def command_of(config: EvaluateConfig, model: Model, options: MachineOptions) -> str:
     """Return the command that repeats the figures of an evaluation: every flag that changes them."""
-    source = "" if config.input else f" --data {shlex.quote(str(config.data))}"
-    changed = [flags_of(config, ("model", "data", "figures")), flags_of(options, PLACES)]
-    command = f"python scripts/fault_seg/evaluate.py --model {shlex.quote(str(model.path))}{source}"
-    return " ".join([command, *filter(None, changed)])
+    given = ["--model", str(model.path), *([] if config.input else ["--data", str(config.data)])]
+    script, leave_out = "scripts/fault_seg/evaluate.py", ("model", "data", "figures")
+    return command_line_of(script, config, options, given=given, leave_out=leave_out)
 
 
 def _rows(

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from common import checkpoint as checkpoints
+from common import onnx_files
 from common.checkpoint import Checkpoint
-from common.errors import DataError, UserError, missing_library
+from common.errors import DataError, UserError
 from common.files import atomic_path
 from common.noise import gaussian
 from common.optim import parameter_count
@@ -30,7 +31,6 @@ PATHS = (
     *("data", "dir_data_train", "dir_target_train", "dir_data_valid", "dir_target_valid"),
     *("init", "init_infer", "input", "labels", "check"),
 )
-_ONNX_LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 Outputs = Mapping[str, np.ndarray]
 
 
@@ -59,7 +59,7 @@ def export(config: ExportConfig, options: MachineOptions) -> dict[str, Any]:
     """
     path = Path(config.output)
     if path.suffix == ".onnx":
-        _require_onnx()
+        onnx_files.require_libraries("--output *.onnx")
     models = [find_weights(name) for name in (config.model, *config.average)]
     model_path = models[0]
     found = average([read_weights(name) for name in models])
@@ -168,14 +168,6 @@ def _without_training(found: Checkpoint, weights: dict[str, Tensor]) -> Checkpoi
     )
 
 
-def _require_onnx() -> None:
-    for name in _ONNX_LIBRARIES:
-        try:
-            __import__(name)
-        except ImportError as error:
-            raise missing_library(name, "--output *.onnx", " ".join(_ONNX_LIBRARIES)) from error
-
-
 def onnx_program(network: nn.Module) -> tuple[NamedOutputs, dict[str, Any]]:
     """Return (module, arguments of the exporter) of a network for ONNX: sizes free, 32 to 1024 in 16s."""
     image = _images(network)[1]
@@ -189,22 +181,11 @@ def onnx_program(network: nn.Module) -> tuple[NamedOutputs, dict[str, Any]]:
 
 def _write_onnx(path: Path, _found: Checkpoint, network: nn.Module) -> None:
     module, arguments = onnx_program(network)
-    program = torch.onnx.export(
-        module,
-        input_names=["image"],
-        output_names=list(module.names),
-        dynamo=True,
-        verbose=False,
-        **arguments,
-    )
-    assert program is not None
-    program.save(str(path), external_data=False)
+    onnx_files.write(path, module, ["image"], module.names, **arguments)
 
 
 def _read_onnx(path: Path) -> Callable[[Tensor], Outputs]:
-    import onnxruntime  # pyright: ignore[reportMissingImports]
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnx_files.open_session(path)
     names = [output.name for output in session.get_outputs()]
     return lambda image: dict(zip(names, session.run(names, {"image": image.numpy()}), strict=True))
 

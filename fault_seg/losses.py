@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.losses import masked_mean
 from fault_seg.angles import normal_from_angles, outer_from_normal
 from fault_seg.model import neighbours, off_fault, rgt_calibration
 
@@ -25,13 +26,6 @@ GRID = (1, 2, 3, 4)
 def wide(x: Tensor) -> Tensor:
     """Return `x` in float32 if it is in half precision: sums over a cube need the digits."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the mean of `values` [B, ...] over the mask, per sample [B]; 0 for an empty mask."""
-    if mask is None:
-        return values.flatten(1).mean(1)
-    return (values * mask).flatten(1).sum(1) / mask.flatten(1).sum(1).clamp(min=1)
 
 
 @overload

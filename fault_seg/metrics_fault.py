@@ -149,11 +149,6 @@ def tolerant_f1(predicted: Mask, true: Mask, radius: float = 2) -> float:
     )
 
 
-def tolerant_iou(predicted: Mask, true: Mask, radius: float = 2) -> float:
-    """Return Tol-IoU = F1 / (2 - F1) of the tolerant F1 (radius 2: Tol-IoU@2)."""
-    return tolerant_iou_of(tolerant_f1(predicted, true, radius))
-
-
 def count_above(values: Array, thresholds: Array) -> NDArray[np.int64]:
     """Return how many `values` are >= each threshold."""
     return values.size - np.searchsorted(np.sort(values, axis=None), thresholds, side="left")

@@ -65,12 +65,6 @@ class SurveyGeometry:
                     "(crosslines, inlines); give one coordinate a trace"
                 )
 
-    @classmethod
-    def of_grid(cls, shape: tuple[int, int, int]) -> SurveyGeometry:
-        """Return the geometry of a cube without headers: numbers and coordinates are voxel indices."""
-        y, x = np.meshgrid(np.arange(shape[1]), np.arange(shape[2]), indexing="ij")
-        return cls(np.arange(shape[2]), np.arange(shape[1]), x.astype(np.float64), y.astype(np.float64))
-
     def check(self, volume: Array, name: str) -> None:
         """Raise DataError unless `volume` has the survey's traces."""
         if volume.ndim != 3 or volume.shape[1:] != self.x.shape:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from common.report import Row
+from common.report import Row, table
 from fault_seg.baselines import coherence_faults
 from fault_seg.infer import predict
 from fault_seg.maps import Model
@@ -68,12 +68,11 @@ def robustness(
 def robustness_table(rows: Sequence[dict[str, Any]]) -> str:
     """Return the rows as a Markdown table."""
     keys = [key for key in MEASURES if any(key in row for row in rows)]
-    lines = ["| preset | noise up to | " + " | ".join(MEASURES[key] for key in keys) + " |"]
-    lines.append("|---|---:|" + "---:|" * len(keys))
-    for row in rows:
-        values = " | ".join(f"{row[key]:.3g}" if key in row else "" for key in keys)
-        lines.append(f"| {row['preset']} | {row['noise_up_to']:g} | {values} |")
-    return "\n".join(lines) + "\n"
+    cells = [
+        [row["preset"], f"{row['noise_up_to']:g}", *(f"{row[k]:.3g}" if k in row else "" for k in keys)]
+        for row in rows
+    ]
+    return table(["preset", "noise up to", *(MEASURES[key] for key in keys)], cells)
 
 
 def robustness_rows(first: Row, rows: Sequence[dict[str, Any]]) -> list[Row]:

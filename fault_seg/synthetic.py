@@ -6,7 +6,8 @@ noise.
 The recipe joins Wu et al. 2019 (FaultSeg3D) and Gao 2024 (geological models for multitask inference).
 
 Volumes are float32 [n1, n2, n3] = (z down, y crossline, x inline). Sample i of a seed depends on (seed, i,
-config) only: each purpose has a random stream of its own.
+config) only: each purpose has a random stream of its own. Configurations share these streams: samples of one
+seed and number have faults in common, so networks are measured on another seed than they were trained on.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class FaultTask(UpdateTask):
         self.frozen = freeze(network) if config.freeze else []
         self.inference = inference_network(config, guard.device)
         self.network = network.to(guard.device)
-        self.ema = Ema(self.network, config.ema) if config.ema else None
+        ema = Ema(self.network, config.ema) if config.ema else None
         trained = distributed.parallel(self.network)
         optimizer = {"adamw": adamw, "muon": Muon}[config.optimizer](
             trained, config.peak_lr, config.weight_decay
@@ -103,7 +103,7 @@ class FaultTask(UpdateTask):
             schedule=schedule,
             max_norm=CLIP_NORM,
             accumulate=config.accumulate,
-            ema=self.ema,
+            ema=ema,
         )
         self._forward = devices.compile_if(compiled, trained)
 
@@ -165,7 +165,7 @@ class FaultTask(UpdateTask):
                 batch = replaced(batch, estimate, batch["use_inference"].bool())
             draw = numpy_stream(self.seed, "fault_seg/second pass", step).random()
             if step >= WARM_SHARE * self.total_steps and draw < self.train_config.second_pass:
-                network = (self.ema.module if self.ema else self.network).eval()
+                network = self.update.averaged.eval()
                 given = network_input(batch, self.kind, self.train_config.network)
                 estimate = estimate_from(self._outputs(network, given), batch["first_tau"])
                 batch = replaced(batch, estimate, everyone)
@@ -174,7 +174,7 @@ class FaultTask(UpdateTask):
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Return mean losses and scores over the validation cubes, shared among the ranks."""
-        network = (self.ema.module if self.ema else self.network).eval()
+        network = self.update.averaged.eval()
         sums: dict[str, float] = {}
         counts: dict[str, float] = {}
         mine = list(distributed.shard(len(self.valid)))  # type: ignore[arg-type]
@@ -221,7 +221,7 @@ class FaultTask(UpdateTask):
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the averaged weights, or the plain ones without averaging."""
-        return plain_weights(self.ema.module if self.ema else self.network)
+        return plain_weights(self.update.averaged)
 
     def accept(self, found: Checkpoint) -> None:
         """Refuse to continue from another layout, set of heads or optimizer."""

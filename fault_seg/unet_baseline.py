@@ -75,10 +75,9 @@ def train_baseline(
 
 def model_of(task: FaultTask, precision: Precision) -> Model:
     """Return a copy of the averaged network of a task, ready to predict."""
-    assert task.ema is not None
     device, layout = task.guard.device, task.train_config.network
     return Model(
-        network=devices.channels_last(fuse_batch_norm(task.ema.module)).to(device),
+        network=devices.channels_last(fuse_batch_norm(task.update.averaged)).to(device),
         layout=layout,
         kind="infer",
         heads=task.train_config.heads,

@@ -11,7 +11,7 @@ import numpy as np
 
 from common.arrays import npy_header
 from common.errors import DataError, UserError
-from common.hdf5 import require_stored
+from common.hdf5 import open_h5, require_stored
 from fault_seg.slabs import WINDOW_BYTES, Volume
 from fault_seg.vtk import parse_mhd, parse_vti
 
@@ -179,15 +179,8 @@ class H5Volume(Volume):
     """
 
     def __init__(self, path: Path, dataset: str, layout: str) -> None:
-        import h5py
 
-        try:
-            self._h5 = h5py.File(path, "r")
-        except OSError as error:
-            busy = "; another process is writing it, wait for it" if "unable to lock" in str(error) else ""
-            raise DataError(
-                f"{path}: cannot be opened as HDF5 ({error}){busy}; expected a dataset {dataset}"
-            ) from error
+        self._h5 = open_h5(path, f"expected a dataset {dataset}")
         try:
             self._data = self._find(path, dataset)
             _require_real(path, self._data.shape, self._data.dtype)

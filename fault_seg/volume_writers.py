@@ -17,8 +17,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from common.files import atomic_path, write_bytes
+from common.vtk import VTI_END, Triple
 from fault_seg.slabs import WINDOW_BYTES, FileWriter, VolumeWriter, require_no_folder
-from fault_seg.vtk import VTI_END, Triple, mhd_header, vti_header
+from fault_seg.vtk import mhd_header, vti_header
 
 Shape = tuple[int, int, int]
 _H5_MARGIN_BYTES = 1 << 20  # for chunk indices and what compression adds

@@ -234,19 +234,6 @@ def open_writers(
     return writers
 
 
-def open_writer(
-    prefix: str | Path,
-    attribute: str,
-    format: str,  # noqa: A002
-    like: Volume,
-    *,
-    units: str = "",
-    **settings: Any,
-) -> VolumeWriter:
-    """Open the writer of a single attribute; `settings` are those of `open_writers`."""
-    return open_writers(prefix, {attribute: units}, format, like, **settings)[attribute]
-
-
 def _file_writer(
     path: Path, attribute: str, units: str, kind: str, like: Volume, model: str, layout: str, ibm: bool
 ) -> VolumeWriter:

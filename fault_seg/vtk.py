@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 import numpy as np
 
 from common.errors import DataError
+from common.vtk import Triple, block_head, vti_head, words
 
-Triple = tuple[float, float, float]
 _MHD_TYPES = {
     "MET_FLOAT": "f4",
     "MET_DOUBLE": "f8",
@@ -60,9 +60,9 @@ def mhd_header(shape: tuple[int, int, int], spacing: Triple, origin: Triple, dat
         "BinaryDataByteOrderMSB": "False",
         "CompressedData": "False",
         "TransformMatrix": "1 0 0 0 1 0 0 0 1",
-        "Offset": _words(origin[::-1]),
-        "ElementSpacing": _words(spacing[::-1]),
-        "DimSize": _words(shape[::-1]),
+        "Offset": words(origin[::-1]),
+        "ElementSpacing": words(spacing[::-1]),
+        "DimSize": words(shape[::-1]),
         "ElementType": "MET_FLOAT",
         "ElementDataFile": data_name,
     }
@@ -113,23 +113,10 @@ def parse_mhd(path: Path) -> ImageHeader:
 
 def vti_header(shape: tuple[int, int, int], spacing: Triple, origin: Triple, name: str) -> bytes:
     """Return what stands before the voxels of a VTI file: XML and the byte count of the raw block."""
-    extent = " ".join(f"0 {n - 1}" for n in shape[::-1])
     name = re.sub(r"[^\w.-]", "_", name)
-    xml = (
-        '<?xml version="1.0"?>\n'
-        '<VTKFile type="ImageData" version="1.0" byte_order="LittleEndian" header_type="UInt64">\n'
-        f'  <ImageData WholeExtent="{extent}" Origin="{_words(origin[::-1])}"'
-        f' Spacing="{_words(spacing[::-1])}">\n'
-        f'    <Piece Extent="{extent}">\n'
-        f'      <PointData Scalars="{name}">\n'
-        f'        <DataArray type="Float32" Name="{name}" format="appended" offset="0"/>\n'
-        "      </PointData>\n    </Piece>\n  </ImageData>\n"
-        '  <AppendedData encoding="raw">\n_'
-    )
-    return xml.encode() + np.array(4 * math.prod(shape), dtype="<u8").tobytes()
-
-
-VTI_END = b"\n  </AppendedData>\n</VTKFile>\n"
+    last = [n - 1 for n in shape]
+    head = vti_head(last, spacing, origin, "PointData", [(name, "Float32", 0)], scalars=name)
+    return head + block_head(4 * math.prod(shape))
 
 
 def parse_vti(path: Path) -> ImageHeader:
@@ -185,14 +172,10 @@ def _image(
     path: Path, data_path: Path, offset: int, dtype: np.dtype, dims: tuple, spacing: Triple, origin: Triple
 ) -> ImageHeader:
     if any(n < 1 or n != int(n) for n in dims) or any(s <= 0 for s in spacing):
-        raise _bad(path, f"size {_words(dims)}, spacing {_words(spacing)}", "positive ones")
+        raise _bad(path, f"size {words(dims)}, spacing {words(spacing)}", "positive ones")
     nx, ny, nz = (int(n) for n in dims)
     (dx, dy, dz), (x, y, z) = spacing, origin
     return ImageHeader(data_path, offset, dtype, (nz, ny, nx), (dz, dy, dx), (z, y, x))
-
-
-def _words(values: tuple[float, ...]) -> str:
-    return " ".join(f"{v:.9g}" for v in values)
 
 
 def _triple(path: Path, key: str, text: str) -> Triple:

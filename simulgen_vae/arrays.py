@@ -9,9 +9,10 @@ import numpy as np
 
 from common.arrays import open_npy, open_npz
 from common.errors import DataError
+from common.hdf5 import open_h5
 from common.legacy_pickle import read_pickled_array
 from simulgen_vae.canonical import split_columns, trajectory_shape
-from simulgen_vae.hdf5_input import find_item, open_h5
+from simulgen_vae.hdf5_input import find_item
 
 NAMES = {"fields": ("fields", "U"), "params": ("params", "P"), "images": ("images", "G"), "ntr": ("ntr",)}
 FORM = "(N, T, M) or (N, T, M, V)"

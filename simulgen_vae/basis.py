@@ -6,6 +6,7 @@ that of the standardised field, up to what the modes leave out.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -23,6 +24,7 @@ from simulgen_vae.symmetry import Symmetry
 MODES_CAP = 512
 OVERSAMPLING = 20
 EXACT_LIMIT = 1024  # up to this D the covariance itself is accumulated and solved
+FRAMES_AT_ONCE = 64  # that are standardised beside the trajectory they are of
 ENERGY = 1 - 1e-6
 _BUFFERS = ("modes", "node_mean", "field_mean", "field_std", "sigma", "energy")
 Snapshots = Callable[[], Iterator[np.ndarray]]
@@ -170,11 +172,14 @@ def fit_basis(
     """
 
     def snapshots() -> Iterator[np.ndarray]:
-        for i in rows:
-            u = data.trajectory(int(i))
-            yield u
-            if symmetry is not None:
+        for i in rows:  # no name may hold a trajectory while the next one is read
+            if symmetry is None:
+                yield data.trajectory(int(i))
+            else:
+                u = data.trajectory(int(i))
+                yield u
                 yield symmetry.apply_fields(u)
+                del u
 
     dim = data.num_nodes * data.num_fields
     limit = min(dim, len(rows) * data.num_frames * (1 if symmetry is None else 2))
@@ -202,14 +207,15 @@ def identity_basis(data: FieldData, rows: Sequence[int] | np.ndarray) -> Basis:
 
 
 def _width(width: int, data: FieldData, max_memory: float) -> int:
-    """Return how many sketch columns fit `max_memory` GiB: four arrays [D, width] and three trajectories."""
+    """Return how many sketch columns fit `max_memory` GiB: four arrays [D, width] and a trajectory."""
     if max_memory <= 0:
         return width
     dim = data.num_nodes * data.num_fields
-    left = max_memory * 2**30 - 3 * 4 * dim * data.num_frames
+    frames = data.num_frames + 2 * min(data.num_frames, FRAMES_AT_ONCE)
+    left = max_memory * 2**30 - 4 * dim * frames
     fits = int(left // (4 * 4 * dim))
     if fits < OVERSAMPLING + 1:
-        least = (3 * 4 * dim * data.num_frames + 16 * dim * (OVERSAMPLING + 1)) / 2**30
+        least = (4 * dim * frames + 16 * dim * (OVERSAMPLING + 1)) / 2**30
         raise UserError(
             f"--max_memory {max_memory:g}: the basis of {dim} values a frame and {data.num_frames} frames "
             f"needs at least {least:.2f} GiB; raise it"
@@ -252,7 +258,9 @@ def _randomized(
 
     def standardized() -> Iterator[Tensor]:
         for u in snapshots():
-            yield (torch.from_numpy(u).flatten(1).to(device) - mean) / std
+            for part in torch.from_numpy(u).flatten(1).split(FRAMES_AT_ONCE):
+                yield (part.to(device) - mean).div_(std)
+            del u, part
 
     for _ in range(2):  # power iterations, (X X^T)^2 X Omega
         frame = torch.linalg.qr(sketch)[0]
@@ -283,13 +291,18 @@ def _sketch(
     sketch = torch.zeros(dim, width, device=device)
     ones = torch.zeros(width, device=device)
     first = torch.zeros(dim, device=device)
-    for k, u in enumerate(snapshots()):
+    numbers = itertools.count()
+    for u in snapshots():  # enumerate() would hold the one before
+        k = next(numbers)
         statistics.update(u)
         if k == 0:
             first = torch.from_numpy(statistics.node_mean.astype(np.float32).reshape(-1)).to(device)
         omega = gaussian((len(u), width), seed, "basis sketch", k, device=device)
-        sketch.addmm_((torch.from_numpy(u).flatten(1).to(device) - first).T, omega)
+        frames = torch.from_numpy(u).flatten(1)
+        for part, its in zip(frames.split(FRAMES_AT_ONCE), omega.split(FRAMES_AT_ONCE), strict=True):
+            sketch.addmm_((part.to(device) - first).T, its)
         ones += omega.sum(0)
+        del u, frames, part
     shift = torch.from_numpy(statistics.node_mean.astype(np.float32).reshape(-1)).to(device) - first
     sketch.addr_(shift, ones, alpha=-1)
     return statistics, sketch

@@ -17,12 +17,12 @@ import numpy as np
 
 from common.errors import DataError
 from common.files import atomic_path
+from common.hdf5 import open_h5
 from simulgen_vae.field_data import FieldData
 from simulgen_vae.hdf5_input import (
     DAMAGE,
     find_item,
     fixed_texts,
-    open_h5,
     read_numbers,
     read_texts,
     require_readable_texts,

@@ -45,7 +45,7 @@ class TrainConfig:
     load_all: bool = option(False, "keep all coefficients on the device")
     cache: str = option("auto", "where coefficients stay", choices=("auto", "gpu", "ram", "disk"))
     use_ddp: bool = option(False, "several processes; needs torchrun")
-    epochs: int = option(400, "of the VAE")
+    epochs: int = option(400, "of the VAE", aliases=("num_epochs",))
     lc_epochs: int = option(600, "of the conditioner")
     batch_size: int = option(16, "samples a process and step, VAE")
     lc_batch_size: int = option(16, "samples a process and step, conditioner")
@@ -74,11 +74,15 @@ class TrainConfig:
     eta_min: float = option(1e-6, "learning rate of the last step")
     lr_t0: int = option(1000, "first cycle of warm_restarts", unit="epochs")
     lr_t_mult: int = option(2, "growth of the cycles of warm_restarts")
-    gradient_clip_val: float = option(1.0, "total gradient norm; 0 = off")
-    ema: float = option(0.999, "decay of the averaged weights; 0 = off")
+    gradient_clip_val: float = option(1.0, "total gradient norm; 0 = off", aliases=("grad_clip",))
+    ema: float = option(0.999, "decay of the averaged weights; 0 = off", aliases=("ema_decay",))
     free_bits: float = option(0.0, "KL that costs nothing", unit="nats a dimension")
     spectral_norm: bool = option(True, "normalise the hidden layers of encoder and decoder")
-    checkpointing: bool = option(False, "recompute residual blocks in the backward pass: less memory")
+    checkpointing: bool = option(
+        False,
+        "recompute residual blocks in the backward pass: less memory",
+        aliases=("gradient_checkpointing",),
+    )
     train_linear: bool = option(False, "train the linear part too")
     compile_mode: str = option("default", "of --compile, for example max-autotune")
     input_type: str = option("auto", "what the conditioner sees", choices=INPUT_TYPES)

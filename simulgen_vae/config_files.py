@@ -232,17 +232,6 @@ def _file_layers(config: TrainConfig, preset: str) -> list[tuple[str, dict[str, 
     return layers
 
 
-def write_condition(config: TrainConfig) -> str:
-    """Return the text of a condition file that says what `config` says, for every key there is."""
-    lines = ["# key value"]
-    for key, name in CONDITION_KEYS.items():
-        value = getattr(config, name)
-        text = str(int(value)) if isinstance(value, bool) else str(value)
-        if text:
-            lines.append(f"{key} {text}")
-    return "\n".join(lines) + "\n"
-
-
 def find_data(config: TrainConfig) -> Path:
     """Return the path of the data set.
 

@@ -85,7 +85,7 @@ class ExportConfig(ConstraintFlags):
     """One graph from physical inputs to physical fields, or predictions for other programs."""
 
     model: str = option(MODEL, "deliverable of a training, or its run folder", aliases=("model_path",))
-    to: tuple[str, ...] = option(("torch_export",), "formats", choices=EXPORTS)
+    to: tuple[str, ...] = option(("torch_export",), "formats", aliases=("format",), choices=EXPORTS)
     out: str = option("results/simulgen_vae/export", "folder of the exported files")
     data: str = option("", "the data set it was trained on; none = as the training named it")
     params: str = option("", "inputs of vtk and npy, as infer takes them; none = held-out samples with truth")

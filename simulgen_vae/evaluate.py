@@ -37,7 +37,9 @@ from simulgen_vae.config_tools import EvaluateConfig
 from simulgen_vae.constraints import constraints_of
 from simulgen_vae.contest import POD_GP, TIE
 from simulgen_vae.field_data import FieldData
+from simulgen_vae.gp import GaussianProcess
 from simulgen_vae.model_files import Surrogate, find_model, read_candidates, read_surrogate
+from simulgen_vae.pairs import LatentNetPredictor, LatentPredictor
 from simulgen_vae.predictor import TrainingSet
 from simulgen_vae.preparation import open_data, provenance_of
 from simulgen_vae.reduced import reduce_all
@@ -174,6 +176,7 @@ def compare(
     for name in {OURS, *fitted} & set(methods):
         title = ships_of(surrogate) if name == OURS else name
         methods[name].fit_seconds = contest_seconds(path.parent, title)
+    (methods.get(OURS) or methods[AUTO_ENCODING]).parameters = parameters_of(surrogate)
     names = config.baseline_names if surrogate.predictor is not None else ()
     methods |= baseline_methods(names, fitted_on, rows, surrogate.vae.shape.num_latents)
     floor = score_methods(methods, surrogate, data, numbers)
@@ -199,6 +202,28 @@ def compare(
 def ships_of(surrogate: Surrogate) -> str:
     """Return the name of what ships, "" when the model predicts nothing."""
     return "" if surrogate.predictor is None else winner_of(surrogate).name
+
+
+def parameters_of(surrogate: Surrogate) -> int:
+    """Return the number of weights of the networks that predict: the predictor's own, conditioner, decoder.
+
+    A Gaussian process alone has none: what was fitted counts, the logarithms of its lengths and noise and the
+    logits of its components, the mean of its outputs, and its coefficients alpha = K^-1 (Y - mean). A model
+    that predicts nothing is its auto-encoder.
+    """
+    predictor, vae = surrogate.predictor, surrogate.vae
+    if predictor is None:
+        return sum(p.numel() for p in vae.parameters())
+    parts = list(predictor.modules())
+    networks: list[torch.nn.Module] = [predictor]
+    if any(isinstance(part, LatentPredictor) for part in parts):
+        networks += [vae.decoder, vae.linear]
+    if any(isinstance(part, LatentNetPredictor) for part in parts) and surrogate.conditioner is not None:
+        networks.append(surrogate.conditioner)
+    weights = sum(p.numel() for network in networks for p in network.parameters())
+    processes = [part for part in parts if isinstance(part, GaussianProcess)]
+    fitted = [v for p in processes for v in (*p.hyper, p.mean, p.alpha)]
+    return weights or sum(v.numel() for v in fitted)
 
 
 def contest_seconds(folder: Path, name: str) -> float:

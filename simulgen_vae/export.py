@@ -64,7 +64,7 @@ def export(config: ExportConfig, options: MachineOptions) -> dict[str, Any]:
         data = _data_or_none(config, model)
         try:
             checked = held_out(model, data, NUM_CHECKED)
-            card = describe(model, config, options)
+            card = describe(model, options)
             if options.dry_run:
                 shape = list(_eager(graph)(graph.arguments(checked.inputs([0]))).shape)
                 get_logger().info(f"{model.path}: {' '.join(config.to)} of {card['ships']}, fields {shape}")
@@ -96,7 +96,7 @@ def _files_of_earlier(path: Path, card: dict[str, Any]) -> dict[str, Any]:
         return {}
 
 
-def describe(model: Model, config: ExportConfig, options: MachineOptions) -> dict[str, Any]:
+def describe(model: Model, options: MachineOptions) -> dict[str, Any]:
     """Return the card of the graph: inputs, outputs, what it keeps, where it comes from."""
     surrogate, (frames, nodes, num_fields) = model.surrogate, model.shape
     inputs: dict[str, Any] = {}

@@ -8,42 +8,27 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.errors import missing_library
+from common import onnx_files
 from common.files import atomic_path
 from simulgen_vae.graph import SurrogateGraph
 
-LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 Run = Callable[[Sequence[torch.Tensor]], np.ndarray]
 
 
 def require_onnx() -> None:
     """Raise UserError with the pip line when a library is missing."""
-    for name in LIBRARIES:
-        try:
-            __import__(name)
-        except ImportError as error:
-            raise missing_library(name, "--to onnx", " ".join(LIBRARIES)) from error
+    onnx_files.require_libraries("--to onnx")
 
 
 def write_onnx(path: Path, graph: SurrogateGraph, program: torch.export.ExportedProgram) -> None:
     """Write a captured graph."""
-    converted = torch.onnx.export(
-        program,
-        input_names=list(graph.input_names),
-        output_names=["fields"],
-        dynamo=True,
-        verbose=False,
-    )
-    assert converted is not None
     with atomic_path(path) as temporary:
-        converted.save(str(temporary), external_data=False)
+        onnx_files.write(temporary, program, graph.input_names, ["fields"])
 
 
 def read_onnx(path: Path, graph: SurrogateGraph) -> Run:
     """Return a function that runs the written file on the CPU."""
-    import onnxruntime  # pyright: ignore[reportMissingImports]
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnx_files.open_session(path)
     names = [entry.name for entry in session.get_inputs()] or list(graph.input_names)
 
     def run(arguments: Sequence[torch.Tensor]) -> np.ndarray:

@@ -31,22 +31,6 @@ except Exception:
 """
 
 
-def open_h5(path: Path) -> Any:
-    """Open an HDF5 file for reading.
-
-    Raises:
-        DataError: it is none, or another process is writing it.
-    """
-    import h5py
-
-    try:
-        return h5py.File(path, "r")
-    except (OSError, ValueError) as error:
-        is_busy = "unable to lock" in str(error)
-        advice = "another process is writing it, wait for it" if is_busy else "copy it again"
-        raise DataError(f"{path}: cannot be opened as HDF5 ({error}); {advice}") from error
-
-
 def find_item(h5: Any, name: str, path: Path) -> Any:
     """Return the dataset or group `name` of an open file or group, or None when there is none.
 

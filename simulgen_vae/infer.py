@@ -155,7 +155,7 @@ def infer(config: InferConfig, options: MachineOptions, out: Path) -> dict[str, 
 
             draw_predictions(out / "figures", model, shown, job.sample_id, config.field)
         write_json(out / "infer.json", summary)
-        _say(summary, model, out, config)
+        _say(summary, out, config)
         return summary
 
 
@@ -323,7 +323,7 @@ def _result(tally: Tally, job: Job, options: MachineOptions) -> dict[str, Any]:
     }
 
 
-def _say(summary: dict[str, Any], model: Model, out: Path, config: InferConfig) -> None:
+def _say(summary: dict[str, Any], out: Path, config: InferConfig) -> None:
     log = get_logger()
     where = out / ("fields.h5" if config.format == "h5" else "fields.npy")
     bars = (

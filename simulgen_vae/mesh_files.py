@@ -5,11 +5,9 @@ T frames, M nodes. Written without further libraries; values are at points, VTK'
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from xml.etree import ElementTree
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
@@ -17,7 +15,7 @@ import numpy as np
 from common.errors import DataError
 from common.files import atomic_path
 from common.log import get_logger
-from common.vtk import write_pvd, write_vti
+from common.vtk import VTI_END, block_head, write_pvd, write_vti
 from simulgen_vae.model_files import Surrogate
 
 # meshio's names of cells -> VTK's numbers (vtkCellType.h); nodes stand in the same order in both.
@@ -37,7 +35,6 @@ CELL_TYPES = {
     "hexahedron20": 25,
 }
 _TYPES = {"f4": "Float32", "f8": "Float64", "u1": "UInt8", "i4": "Int32", "i8": "Int64"}
-_DTYPES = {name: code for code, name in _TYPES.items()}
 SPACING_TOLERANCE = 1e-4
 
 
@@ -132,47 +129,10 @@ def write_vtu(path: str | Path, mesh: Mesh, arrays: Mapping[str, np.ndarray]) ->
     with atomic_path(path, needed_bytes=needed) as temporary, temporary.open("wb") as file:
         file.write(text.encode())
         for block in blocks.arrays:
-            file.write(np.array(block.nbytes, dtype="<u8").tobytes())
+            file.write(block_head(block.nbytes))
             file.write(block.tobytes())
-        file.write(b"\n  </AppendedData>\n</VTKFile>\n")
+        file.write(VTI_END)
     return path
-
-
-def read_vtu(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return (point values {name: [M]}, {Points [M, 3], connectivity, offsets, types}) of `write_vtu`.
-
-    Raises:
-        DataError: it is none, or it is cut.
-    """
-    path = Path(path)
-    data = path.read_bytes()
-    match = re.search(rb"<AppendedData\s+encoding=\"raw\">\s*_", data)
-    if match is None or b"<!" in data[: match.start()]:
-        raise DataError(f"{path}: no raw appended data, expected a .vtu of this project; export it again")
-    try:
-        piece = ElementTree.fromstring(data[: match.start()] + b"</VTKFile>").find("UnstructuredGrid/Piece")
-    except ElementTree.ParseError as error:
-        raise DataError(f"{path}: broken XML ({error}), expected a .vtu; export it again") from error
-    if piece is None:
-        raise DataError(f"{path}: no UnstructuredGrid, expected a .vtu; export it again")
-
-    def values_of(entry: ElementTree.Element) -> np.ndarray:
-        dtype = np.dtype("<" + _DTYPES[entry.get("type", "")])
-        start = match.end() + int(entry.get("offset", "0"))
-        stored = int.from_bytes(data[start : start + 8], "little")
-        if start + 8 + stored > len(data):
-            raise DataError(f"{path}: array {entry.get('Name')} is cut; export it again")
-        flat = np.frombuffer(data, dtype, stored // dtype.itemsize, start + 8)
-        width = int(entry.get("NumberOfComponents", "1"))
-        return flat.reshape(-1, width).copy() if width > 1 else flat.copy()
-
-    values = {e.get("Name", ""): values_of(e) for e in piece.findall("PointData/DataArray")}
-    shape = {
-        e.get("Name", ""): values_of(e)
-        for part in ("Points", "Cells")
-        for e in piece.findall(f"{part}/DataArray")
-    }
-    return values, shape
 
 
 def grid_spacing(mesh: Mesh) -> tuple[float, float] | None:

@@ -13,13 +13,14 @@ import torch
 from common.checkpoint import content_hash
 from common.errors import DataError, UserError
 from common.files import atomic_path
+from common.hdf5 import open_h5
 from common.run import BasicOptions
 from simulgen_vae.basis import Basis, fit_basis
 from simulgen_vae.canonical import About, write_canonical
 from simulgen_vae.config_data import PrepDataConfig
 from simulgen_vae.field_data import FieldData
 from simulgen_vae.fields import open_fields
-from simulgen_vae.hdf5_input import DAMAGE, find_item, open_h5, require_readable_texts, text_of
+from simulgen_vae.hdf5_input import DAMAGE, find_item, require_readable_texts, text_of
 from simulgen_vae.normalize import FieldStatistics
 from simulgen_vae.paths import existing
 from simulgen_vae.split import Split, make_split

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from common.conformal import conformal_rank
 from common.errors import UserError
 from common.noise import numpy_stream
 from simulgen_vae.predictor import Inputs, Predictor, TrainingSet
@@ -207,15 +208,13 @@ def factor_of(profiles: torch.Tensor, coverage: float, over: str) -> tuple[float
 def conformal_factor(scores: torch.Tensor, coverage: float) -> float:
     """Return the ceil((n + 1) coverage)-th smallest of n exchangeable scores.
 
-    The score of a new trajectory is at most this with probability `coverage` or more (Vovk et al. 2005;
-    Angelopoulos and Bates 2023, arXiv 2107.07511, section 1).
+    The score of a new trajectory is at most this with probability `coverage` or more.
 
     Raises:
         UserError: there are too few scores for this coverage.
     """
     _require_rows(len(scores), coverage)
-    k = math.ceil(round((len(scores) + 1) * coverage, 9))
-    return float(scores.double().sort().values[k - 1])
+    return float(scores.double().sort().values[conformal_rank(len(scores), coverage) - 1])
 
 
 def calibrate(

@@ -150,7 +150,7 @@ def as_network(
     return network
 
 
-def misfit_rows(config: InferConfig, count: int, layout: str, seed: int) -> Sequence[int]:
+def misfit_rows(config: InferConfig, count: int, seed: int) -> Sequence[int]:
     """Return the samples whose gathers are simulated."""
     if config.misfit == "none":
         return []

@@ -33,7 +33,7 @@ def open_array(path: Path, num_axes: int) -> np.ndarray:
     return found
 
 
-def check_gather(gather: np.ndarray, name: str, survey: Survey, *, training: bool) -> np.ndarray:
+def check_gather(gather: np.ndarray, name: str, *, training: bool) -> np.ndarray:
     """Return `live` [R] of one gather [T, R]: false where a trace is all zero.
 
     Raises:

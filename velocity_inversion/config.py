@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common.cli import option
+from common.cli import option, split_commas
 
 STAGES = ("network", "diffusion", "all")
 VARIANTS = ("base", "wide", "deep", "inversionnet")
@@ -15,16 +15,13 @@ OPTIMIZERS = ("auto", *LEARNING_RATES)
 _DIFFUSION = ("diffusion_steps", "diffusion_width")
 
 
-def words(values: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the words of a flag that takes several, separated by spaces, commas or both."""
-    return tuple(word for value in values for word in value.split(",") if word)
-
-
 @dataclass(frozen=True)
 class TrainConfig:
     """A training of the ensemble or of the baseline."""
 
-    train_data_path: str = option("data/velocity_inversion/train", "folder of either layout")
+    train_data_path: str = option(
+        "data/velocity_inversion/train", "folder of either layout", aliases=("data",)
+    )
     val_data_path: str = option("", "validation folder; none = a split of the training data")
     val_fraction: float = option(0.1, "share of samples for validation without --val_data_path")
     model: str = option("ensemble", "the ensemble, or the baseline network alone", choices=MODELS)
@@ -35,7 +32,7 @@ class TrainConfig:
     diffusion_steps: int = option(5000, "optimizer steps of the diffusion stage")
     diffusion_lr: float = option(2e-4, "its learning rate")
     diffusion_width: int = option(32, "channels of its first level")
-    batch_size: int = option(8, "samples a process and step")
+    batch_size: int = option(8, "samples a process and batch")
     optimizer: str = option(
         "auto",
         "adamw; muon: orthogonal updates of matrices; auto: muon, but not InversionNet",
@@ -44,9 +41,9 @@ class TrainConfig:
     learning_rate: float = option(
         0.0, "largest learning rate; 0 = 4e-3 with muon, 2e-3 with adamw", aliases=("lr",)
     )
-    accumulate: int = option(1, "pieces that a batch is cut into, to save memory")
-    num_epochs: int = option(100, "passes over the training data, a member")
-    max_steps: int = option(0, "optimizer steps a member; 0 = by epochs")
+    accumulate: int = option(1, "batches a step, one after another", aliases=("accum_steps",))
+    num_epochs: int = option(100, "passes over the training data, a member", aliases=("epochs",))
+    max_steps: int = option(0, "optimizer steps a member; 0 = by epochs", aliases=("steps",))
     max_cpu_s: float = option(0.0, "CPU time a member; 0 = no limit", unit="s")
     num_models: int = option(5, "members, trained one after another")
     member: int = option(-1, "train only this member (cluster arrays); -1 = all")
@@ -77,8 +74,10 @@ class TrainConfig:
     t_mult: int = option(2, "each period is so much longer")
     final_lr: float = option(0.01, "learning rate at the end, as a share of the largest")
     weight_decay: float = option(0.01, "AdamW; none on norms, biases, embeddings")
-    grad_clip: float = option(1.0, "largest gradient norm; 0 = off")
-    ema_decay: float = option(0.999, "averaged weights, which are the ones evaluated and kept; 0 = off")
+    grad_clip: float = option(1.0, "largest gradient norm; 0 = off", aliases=("gradient_clip_val",))
+    ema_decay: float = option(
+        0.999, "averaged weights, which are the ones evaluated and kept; 0 = off", aliases=("ema",)
+    )
     augment: bool = option(True, "flip with probability 0.5, and the changes below")
     augment_probability: float = option(0.3, "of each change of time, frequency and amplitude")
     augment_scaling: bool = option(
@@ -97,7 +96,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check what one value alone, or two together, can be wrong about."""
-        object.__setattr__(self, "member_variants", words(self.member_variants))
+        object.__setattr__(self, "member_variants", split_commas(self.member_variants))
         for name in (
             "batch_size",
             "accumulate",
@@ -111,8 +110,6 @@ class TrainConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} {getattr(self, name)}: expected 1 or more")
-        if self.batch_size % self.accumulate:
-            raise ValueError(f"--accumulate {self.accumulate}: expected a divisor of --batch_size")
         if not 0 < self.v_min < self.v_max:
             raise ValueError(f"--v_min {self.v_min} --v_max {self.v_max}: expected 0 < v_min < v_max")
         if self.embed_dim % self.num_heads:

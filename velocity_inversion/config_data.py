@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.cli import option
-from velocity_inversion.config import words
+from common.cli import option, split_commas
 from velocity_inversion.synthetic import DEFAULT_FAMILIES, FAMILIES
 
 
@@ -36,7 +35,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Check counts and families."""
-        object.__setattr__(self, "families", words(self.families))
+        object.__setattr__(self, "families", split_commas(self.families))
         if min(self.num_train, self.num_val, self.num_test) < 0 or self.total == 0:
             raise ValueError("--num_train --num_val --num_test: expected at least one sample")
         unknown = sorted(set(self.families) - set(FAMILIES))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from common.cli import option
-from velocity_inversion.config import words
+from common.cli import option, split_commas
 from velocity_inversion.misfit import MISFITS
 from velocity_inversion.refine import MODES, OPTIMIZERS
 
@@ -104,7 +103,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         """Check counts and names."""
-        object.__setattr__(self, "baselines", words(self.baselines))
+        object.__setattr__(self, "baselines", split_commas(self.baselines))
         counts = (
             self.refine,
             self.refine_samples,
@@ -193,7 +192,7 @@ class RefineConfig:
         if self.multiscale_hz == "auto":
             return None
         try:
-            corners = tuple(float(word) for word in words((self.multiscale_hz,)))
+            corners = tuple(float(word) for word in split_commas((self.multiscale_hz,)))
         except ValueError:
             corners = ()
         if not corners or min(corners) < 0:
@@ -207,4 +206,4 @@ class ExportConfig:
 
     model_path: str = option(DEFAULT_MODEL, MODEL_HELP, aliases=("model",))
     output: str = option("", "file to write; none = beside the model", aliases=("out",))
-    format: str = option("safetensors", "of the file", choices=EXPORT_FORMATS)
+    format: str = option("safetensors", "of the file", aliases=("to",), choices=EXPORT_FORMATS)

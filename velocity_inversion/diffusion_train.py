@@ -75,7 +75,7 @@ class DiffusionTask(UpdateTask):
         self.valid, self.rms, self.bounds, self.guard = valid, rms, ensemble.bounds, guard
         network = Denoiser(CHANNELS, config.diffusion_width, memory_width)
         self.network = network.to(guard.device)
-        self.ema = Ema(self.network, config.ema_decay) if config.ema_decay else None
+        ema = Ema(self.network, config.ema_decay) if config.ema_decay else None
         trained = distributed.parallel(self.network)
         optimizer = adamw(trained, config.diffusion_lr, config.weight_decay)
         schedule = warmup_cosine(optimizer, round(WARMUP * total_steps), total_steps, config.final_lr)
@@ -87,7 +87,7 @@ class DiffusionTask(UpdateTask):
             schedule=schedule,
             max_norm=config.grad_clip,
             accumulate=config.accumulate,
-            ema=self.ema,
+            ema=ema,
         )
 
     def step(self, batch: dict[str, Any], step: int) -> dict[str, torch.Tensor | float]:
@@ -105,7 +105,7 @@ class DiffusionTask(UpdateTask):
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Return the denoising loss of held-out samples at fixed draws, shared among the ranks."""
-        network = (self.ema.module if self.ema else self.network).eval()
+        network = self.update.averaged.eval()
         mine = list(distributed.shard(FIXED_DRAWS * len(self.valid)))
         total = 0.0
         for first in range(0, len(mine), 8):
@@ -118,7 +118,7 @@ class DiffusionTask(UpdateTask):
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the averaged weights, or the plain ones without averaging."""
-        return plain_weights(self.ema.module if self.ema else self.network)
+        return plain_weights(self.update.averaged)
 
 
 def _fixed(number: int, count: int) -> Draw:
@@ -162,7 +162,8 @@ def train_diffusion(
     precision = resolve_precision(options.precision, device)
 
     def batches(first: int, stop: int) -> Iterable[Any]:
-        sampler = StepSampler(len(train), config.batch_size, own.seed, first, stop)  # type: ignore[arg-type]
+        batch = config.batch_size * config.accumulate
+        sampler = StepSampler(len(train), batch, own.seed, first, stop)  # type: ignore[arg-type]
         return train_loader(train, sampler, num_workers=options.num_workers)
 
     total = config.diffusion_steps

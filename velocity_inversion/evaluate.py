@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.cli import flags_of
 from common.errors import DataError
 from common.files import require_writable, write_json, write_text
 from common.log import get_logger
-from common.report import Row, markdown_table, save_rows
-from common.run import PLACES, MachineOptions, describe_run, machine
+from common.report import Row, markdown_table, save_rows, table
+from common.run import MachineOptions, command_line_of, describe_run, machine
 from velocity_inversion.baselines import depth_trend
 from velocity_inversion.bench_diffusion import diffusion_rows, judge_diffusion
 from velocity_inversion.bench_overfit import BUDGET_CPU_S, bench_overfit
@@ -190,7 +188,8 @@ def _report(
     if config.robustness:
         clean = {name: float(np.mean([r["mae"] for r in scores[name]])) for name in compared.models}
         document["mae_over_clean"] = robustness(compared.models, test, truth, clean, device)
-        get_logger().info("MAE over that of clean gathers\n" + ratio_table(document["mae_over_clean"]))
+        ratios = ratio_table(document["mae_over_clean"]).rstrip()
+        get_logger().info(f"MAE over that of clean gathers\n{ratios}")
         document["coverage"]["noise, 20 dB"] = _noisy_coverage(ensemble, compared, device)
         rows += robustness_rows(rows[0], document["mae_over_clean"])
         rows.append(coverage_row(rows[0], document["coverage"], "noise, 20 dB"))
@@ -204,7 +203,7 @@ def _report(
         parts = sections[OURS][i], truth[i], compared.half_width[i]
         draw_sections(out / f"figures/{name}.png", *parts, test.source.survey, bounds)
     get_logger().info("\n" + markdown_table(rows))
-    get_logger().info("velocity MAE (m/s) by family\n" + _family_table(families))
+    get_logger().info("velocity MAE (m/s) by family\n" + _family_table(families).rstrip())
     if len(ensemble.configs) > 1:
         get_logger().info(f"MAPE of the members and their means: {compared.members}")
     get_logger().info(f"coverage {document['coverage']}")
@@ -257,15 +256,12 @@ def _draw_coverage(out: Path, ensemble: Ensemble, compared: _Compared) -> None:
 def _family_table(families: dict[str, dict[str, float]]) -> str:
     """Return the mean absolute errors by family and method as a Markdown table."""
     methods = list(families)
-    lines = [f"| family | {' | '.join(methods)} |", f"|---|{'---:|' * len(methods)}"]
-    for family in families[OURS]:
-        cells = " | ".join(f"{families[method][family]:.0f}" for method in methods)
-        lines.append(f"| {family} | {cells} |")
-    return "\n".join(lines)
+    rows = [[family, *(f"{families[m][family]:.0f}" for m in methods)] for family in families[OURS]]
+    return table(["family", *methods], rows)
 
 
 def command_of(config: EvaluateConfig, options: MachineOptions) -> str:
     """Return the command that repeats the figures of an evaluation: every flag that changes them."""
-    given = shlex.join(["--model_path", config.model_path, "--test_data_path", config.test_data_path])
-    changed = [flags_of(config, TOLD), flags_of(options, PLACES)]
-    return " ".join(["python scripts/velocity_inversion/evaluate.py", given, *filter(None, changed)])
+    given = ["--model_path", config.model_path, "--test_data_path", config.test_data_path]
+    script = "scripts/velocity_inversion/evaluate.py"
+    return command_line_of(script, config, options, given=given, leave_out=TOLD)

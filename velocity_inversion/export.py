@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from common import checkpoint as checkpoints
+from common import onnx_files
 from common.checkpoint import Checkpoint, plain_tree
-from common.errors import DataError, UserError, missing_library
+from common.errors import DataError, UserError
 from common.files import atomic_path, write_json
 from common.noise import gaussian
 from common.optim import parameter_count
@@ -151,14 +152,14 @@ def _read_safetensors(path: Path) -> Callable[..., Any]:
     return EnsembleProgram(ensemble_from(found, path)).eval()
 
 
-def _exported(ensemble: Ensemble, program: nn.Module) -> dict[str, Any]:
+def _exported(ensemble: Ensemble) -> dict[str, Any]:
     """Return what torch.export needs: inputs of two samples, the first axis free."""
     batch = torch.export.Dim("batch", min=1, max=1024)
     return {"args": example(ensemble, CHECKED_BATCHES[0]), "dynamic_shapes": ({0: batch},) * len(INPUTS)}
 
 
 def _write_torch_export(path: Path, ensemble: Ensemble, program: nn.Module) -> None:
-    made = torch.export.export(program, **_exported(ensemble, program))
+    made = torch.export.export(program, **_exported(ensemble))
     named = path.with_name(f"{path.name}.pt2")  # the writer insists on the suffix
     torch.export.save(made, named)
     named.replace(path)
@@ -169,32 +170,13 @@ def _read_torch_export(path: Path) -> Callable[..., Any]:
         return torch.export.load(file).module()  # type: ignore[arg-type]
 
 
-def _require_onnx() -> None:
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        try:
-            __import__(name)
-        except ImportError as error:
-            raise missing_library(name, "exporting ONNX") from error
-
-
 def _write_onnx(path: Path, ensemble: Ensemble, program: nn.Module) -> None:
-    _require_onnx()
-    made = torch.onnx.export(
-        program,
-        input_names=list(INPUTS),
-        output_names=list(OUTPUTS),
-        dynamo=True,
-        verbose=False,
-        **_exported(ensemble, program),
-    )
-    assert made is not None
-    made.save(str(path), external_data=False)
+    onnx_files.require_libraries("exporting ONNX")
+    onnx_files.write(path, program, INPUTS, OUTPUTS, **_exported(ensemble))
 
 
 def _read_onnx(path: Path) -> Callable[..., Any]:
-    import onnxruntime  # pyright: ignore[reportMissingImports]
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnx_files.open_session(path)
     return lambda *inputs: session.run(
         list(OUTPUTS), {name: t.numpy() for name, t in zip(INPUTS, inputs, strict=True)}
     )

@@ -80,7 +80,7 @@ def predict(
     refiner = open_refiner(config, ensemble, device) if config.use_diffusion else None
     known = read_known(config, survey)
     finisher = Finisher(config, ensemble, dataset, simulation, device, seed, refiner, known)
-    simulated = set(misfit_rows(config, len(dataset), survey.layout, seed))
+    simulated = set(misfit_rows(config, len(dataset), seed))
     for first in range(0, len(dataset), chunk):
         rows = range(first, min(first + chunk, len(dataset)))
         started = time.perf_counter()

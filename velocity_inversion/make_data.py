@@ -114,8 +114,11 @@ def _write_split(
     make = partial(_make_batch, config=config, simulation=simulation, seed=seed, split=split)
     results = cast(Iterator[Any], work(delayed(make)(list(indices)) for indices in jobs))
     seconds: list[float] = []
-    write = _write_openfwi if survey.layout == "openfwi" else _write_folders
-    families, extremes = write(folder, _rows(results, seconds), count, config, survey, split)
+    rows = _rows(results, seconds)
+    if survey.layout == "openfwi":
+        families, extremes = _write_openfwi(folder, rows, count, config.samples_per_file, survey, split)
+    else:
+        families, extremes = _write_folders(folder, rows, count, survey, split)
     write_json(folder / FAMILIES_FILE, families)
     return [float(min(e[0] for e in extremes)), float(max(e[1] for e in extremes))], sum(seconds)
 
@@ -168,12 +171,12 @@ def band_noise(
 
 
 def _write_openfwi(
-    folder: Path, rows: Iterator[Row], count: int, config: DataConfig, survey: Survey, split: str
+    folder: Path, rows: Iterator[Row], count: int, samples_per_file: int, survey: Survey, split: str
 ) -> tuple[dict[str, str], list[tuple[float, float]]]:
     families: dict[str, str] = {}
     extremes = []
-    for number, first in enumerate(range(0, count, config.samples_per_file), start=1):
-        size = min(config.samples_per_file, count - first)
+    for number, first in enumerate(range(0, count, samples_per_file), start=1):
+        size = min(samples_per_file, count - first)
         shapes = (
             (size, survey.num_shots, survey.num_samples, survey.num_receivers),
             (size, 1, *survey.model_shape_zx),
@@ -197,7 +200,7 @@ def _write_openfwi(
 
 
 def _write_folders(
-    folder: Path, rows: Iterator[Row], count: int, config: DataConfig, survey: Survey, split: str
+    folder: Path, rows: Iterator[Row], count: int, survey: Survey, split: str
 ) -> tuple[dict[str, str], list[tuple[float, float]]]:
     families: dict[str, str] = {}
     extremes = []

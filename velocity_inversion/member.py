@@ -175,7 +175,7 @@ class MemberTask(UpdateTask):
         member = Member(config, survey)
         member.start_from(statistics, mean_start=config.mean_start)
         self.member = member.to(guard.device)
-        self.ema = Ema(self.member, config.ema_decay) if config.ema_decay else None
+        ema = Ema(self.member, config.ema_decay) if config.ema_decay else None
         trained = distributed.parallel(self.member)
         name, rate = config.rule()
         if name == "muon":
@@ -196,7 +196,7 @@ class MemberTask(UpdateTask):
             schedule=schedule,
             max_norm=config.grad_clip,
             accumulate=config.accumulate,
-            ema=self.ema,
+            ema=ema,
         )
         self.criterion = VelocityInversionLoss(config, survey)
         self._forward = devices.compile_if(compiled, trained)
@@ -220,7 +220,7 @@ class MemberTask(UpdateTask):
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Return mean validation MAPE, MAE, RMSE and SSIM, shared among the ranks."""
-        member = (self.ema.module if self.ema else self.member).eval()
+        member = self.update.averaged.eval()
         names = ("mape", "mae", "rmse", "ssim")
         sums = dict.fromkeys(names, 0.0)
         mine = list(distributed.shard(len(self.valid)))  # type: ignore[arg-type]
@@ -242,7 +242,7 @@ class MemberTask(UpdateTask):
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the averaged weights, or the plain ones without averaging."""
-        return plain_weights(self.ema.module if self.ema else self.member)
+        return plain_weights(self.update.averaged)
 
 
 def steps_within(

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from common.noise import numpy_stream
-from common.report import Row
+from common.report import Row, table
 from velocity_inversion.augment import Sample, change_peak, noise_like
 from velocity_inversion.dataset import ShotDataset
 from velocity_inversion.ensemble import Ensemble
@@ -105,28 +105,25 @@ def robustness(
         device: where to predict.
     """
     survey = test.source.survey
-    table: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, float]] = {}
     for model, ensemble in models.items():
         interval = ensemble.preprocessing.interval(survey)
         for name, change in changes(interval, survey.wavelet.peak_hz).items():
             changed: Any = Degraded(ShotDataset(test.source, ensemble.preprocessing), name, change)
             v, _ = predict_members(ensemble, changed, device).combined(ensemble.weights)
             mae = 1000 * float(np.abs(v.numpy() - truth).mean())
-            table.setdefault(name, {})[model] = mae / clean_mae[model]
-    return table
+            found.setdefault(name, {})[model] = mae / clean_mae[model]
+    return found
 
 
-def ratio_table(table: Mapping[str, Mapping[str, float]]) -> str:
+def ratio_table(found: Mapping[str, Mapping[str, float]]) -> str:
     """Return the ratios as a Markdown table."""
-    models = list(next(iter(table.values())))
-    lines = [f"| change | {' | '.join(models)} |", f"|---|{'---:|' * len(models)}"]
-    lines += [
-        f"| {name} | {' | '.join(f'{row[model]:.2f}' for model in models)} |" for name, row in table.items()
-    ]
-    return "\n".join(lines)
+    models = list(next(iter(found.values())))
+    rows = [[name, *(f"{ratios[model]:.2f}" for model in models)] for name, ratios in found.items()]
+    return table(["change", *models], rows)
 
 
-def robustness_rows(first: Row, table: Mapping[str, Mapping[str, float]]) -> list[Row]:
+def robustness_rows(first: Row, found: Mapping[str, Mapping[str, float]]) -> list[Row]:
     """Return a row a change: our MAE over that of clean gathers, beside the other models' own ratios."""
     return [
         replace(
@@ -136,5 +133,5 @@ def robustness_rows(first: Row, table: Mapping[str, Mapping[str, float]]) -> lis
             ours=ratios[OURS],
             baselines={name: value for name, value in ratios.items() if name != OURS},
         )
-        for change, ratios in table.items()
+        for change, ratios in found.items()
     ]

@@ -129,7 +129,7 @@ class OpenFwiSource(Source):
         gathers[:, -1] = 0
         live = np.stack(
             [
-                check_gather(gather, f"{path} sample {row} shot {shot}", self.survey, training=training)
+                check_gather(gather, f"{path} sample {row} shot {shot}", training=training)
                 for shot, gather in enumerate(gathers)
             ]
         )
@@ -183,7 +183,7 @@ class FolderSource(Source):
             count = len(survey.receiver_xz[shot])
             require_gather_shape(gather.shape, str(path), survey, count)
             gathers[shot, :, :count] = gather
-            live[shot, :count] = check_gather(gathers[shot, :, :count], str(path), survey, training=training)
+            live[shot, :count] = check_gather(gathers[shot, :, :count], str(path), training=training)
         return gathers, live
 
     def velocity(self, index: int) -> np.ndarray:

@@ -173,7 +173,7 @@ def train(config: TrainConfig, options: TrainOptions, origins: dict[str, str] | 
                 config, options.seed, options.out, resumed=bool(options.resume), store=not options.dry_run
             )
         if options.dry_run:
-            _describe(config, options, data, device)
+            _describe(config, data, device)
             return None
         result = None
         if config.stage != "diffusion":
@@ -232,7 +232,7 @@ def train_member(
     devices.seed_global(own.seed, distributed.rank())
     guard = Guard(device, options.on_nonfinite)
     precision = resolve_precision(options.precision, device)
-    batch = config.batch_size
+    batch = config.batch_size * config.accumulate
     per_epoch = max(1, steps_of(1, len(data.train), batch * distributed.world_size()))
 
     def batches(first: int, stop: int) -> Iterable[Any]:
@@ -353,7 +353,7 @@ def _tell_scores(path: Path, ensemble: Ensemble, velocities: torch.Tensor, truth
     )
 
 
-def _describe(config: TrainConfig, options: TrainOptions, data: Data, device: torch.device) -> None:
+def _describe(config: TrainConfig, data: Data, device: torch.device) -> None:
     """Run one batch through one member and print what there is."""
     member = Member(config.variant(0), data.survey)
     member.start_from(data.statistics, mean_start=config.mean_start)

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 from common.errors import DataError
 from voxel_ode.case import Case
 from voxel_ode.parameters import PARAM_NAMES, physical
-from voxel_ode.prepped import PreppedSim, open_simulation
+from voxel_ode.prepped import PreppedSim
 from voxel_ode.schema import STATIC_NAMES
-
-
-def case_from_file(path: str | Path, first_state: int = -1) -> Case:
-    """Return the case of a raw or prepped file of this generator; see `case_of`.
-
-    Raises:
-        DataError: the file is damaged, or another simulator made it.
-    """
-    return case_of(open_simulation(path), first_state)
 
 
 def case_of(sim: PreppedSim, first_state: int = -1) -> Case:

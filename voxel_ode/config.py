@@ -37,7 +37,9 @@ class ModelConfig:
     multiscale: int = option(0, "coarse levels, 0..3")
     film_hidden: int = option(0, "hidden units shared before FiLM; 0 = none")
     flux_inputs: bool = option(True, "feed what the flow does to the temperature")
-    activation_checkpointing: bool = option(False, "recompute blocks in the backward pass to save memory")
+    activation_checkpointing: bool = option(
+        False, "recompute blocks in the backward pass to save memory", aliases=("gradient_checkpointing",)
+    )
 
     def __post_init__(self) -> None:
         """Check what the flags alone can say."""
@@ -56,20 +58,22 @@ class ModelConfig:
 class TrainConfig(ModelConfig):
     """One training."""
 
-    prepped_root: Path | None = option(None, "folder of prep_data; required")
+    prepped_root: Path | None = option(None, "folder of prep_data; required", aliases=("data",))
     train_index: Path | None = option(None, "index of the training patches; none = in the root")
     val_index: Path | None = option(None, "index of the validation patches; none = in the root")
     test_index: Path | None = option(None, "index of the test patches; none = in the root")
     batch_size: int = option(16, "patches a process and batch")
-    accum_steps: int = option(1, "batches a step, one after another")
+    accum_steps: int = option(1, "batches a step, one after another", aliases=("accumulate",))
     lr: float = option(3e-4, "peak learning rate of AdamW")
     weight_decay: float = option(0.01, "of AdamW, on kernels and matrices")
     betas: tuple[float, ...] = option((0.9, 0.999), "of AdamW")
-    grad_clip: float = option(1.0, "gradient norm to clip at; 0 = off")
+    grad_clip: float = option(1.0, "gradient norm to clip at; 0 = off", aliases=("gradient_clip_val",))
     warmup_steps: int = option(1000, "linear warm-up, at most 10 % of max_steps", unit="steps")
-    max_steps: int = option(200_000, "optimizer steps")
+    max_steps: int = option(200_000, "optimizer steps", aliases=("steps",))
     min_lr_ratio: float = option(0.1, "last learning rate over the peak")
-    ema_decay: float = option(0.999, "of the averaged weights, which are the saved model; 0 = off")
+    ema_decay: float = option(
+        0.999, "of the averaged weights, which are the saved model; 0 = off", aliases=("ema",)
+    )
     loss_weights: tuple[float, ...] = option((1.0, 1.0, 1.0), "of pressure, temperature and scalars")
     loss_margin: int = option(4, "no loss nearer to a patch cut that is no edge of the grid", unit="cells")
     unroll_steps: int = option(1, "years predicted in a row at the end of training")

@@ -14,7 +14,7 @@ from voxel_ode.units import SYSTEMS
 class MakeDataConfig:
     """A data set of the generator; the defaults are the preset demo."""
 
-    num_sims: int = option(12, "simulations")
+    num_sims: int = option(12, "simulations", aliases=("num",))
     first_index: int = option(1, "number of the first file, part of its random stream")
     grid: tuple[int, ...] = option((32, 24, 24), "cells along Z (depth), Y, X")
     cell_size: tuple[float, ...] = option((10.0, 50.0, 50.0), "dz dy dx", unit="m")

@@ -142,7 +142,7 @@ def split_files(root: Path, split: str) -> list[PreppedSim]:
 
 
 def evaluate(config: EvaluateConfig, options: MachineOptions, out: Path) -> list[Row]:
-    """Score the network and its baselines; write evaluate.json, evaluate.md, results.json and figures.
+    """Score the network and its baselines; write evaluation.json, evaluation.md, results.json and figures.
 
     Raises:
         UserError: the folder holds an evaluation and may not be overwritten.
@@ -158,7 +158,7 @@ def evaluate(config: EvaluateConfig, options: MachineOptions, out: Path) -> list
         for sim in sims:
             for model in models:
                 model.require_fit(sim)
-        if (out / "evaluate.json").exists() and not options.overwrite:
+        if (out / "evaluation.json").exists() and not options.overwrite:
             raise UserError(
                 f"{out}: holds an evaluation; add --overwrite to replace it or choose another --out"
             )

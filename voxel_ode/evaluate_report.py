@@ -1,4 +1,4 @@
-"""What an evaluation leaves: evaluate.json, evaluate.md, results.json and figures."""
+"""What an evaluation leaves: evaluation.json, evaluation.md, results.json and figures."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from common.cli import flags_of
 from common.files import write_json, write_text
 from common.log import get_logger
-from common.report import Row, format_number, save_rows
-from common.run import PLACES, MachineOptions, describe_run
+from common.report import Row, format_number, save_rows, table
+from common.run import PLACES, MachineOptions, command_line_of, describe_run
 from voxel_ode import sections
 from voxel_ode.config_tools import EvaluateConfig
 from voxel_ode.loading import Model
@@ -74,9 +73,9 @@ def write_report(
         "simulations": [sim.name for sim in sims],
         **result,
     }
-    write_json(out / "evaluate.json", document)
+    write_json(out / "evaluation.json", document)
     text = markdown(document)
-    write_text(out / "evaluate.md", text)
+    write_text(out / "evaluation.md", text)
     save_rows(out / "results.json", rows)
     if config.figures:
         draw(out / "figures", shown, sims[0])
@@ -98,8 +97,8 @@ def value_at(summary: Mapping[str, Any], place: Sequence[str]) -> float | None:
 
 def command_of(config: EvaluateConfig, options: MachineOptions) -> str:
     """Return the line that measures this again: data, networks, and every flag that changes the figures."""
-    told = flags_of(config, SAME_FIGURES), flags_of(options, (*PLACES, "threads"))
-    return " ".join(filter(None, ("python scripts/voxel_ode/evaluate.py", *told)))
+    script, places = "scripts/voxel_ode/evaluate.py", (*PLACES, "threads")
+    return command_line_of(script, config, options, leave_out=SAME_FIGURES, places=places)
 
 
 def make_rows(result: Mapping[str, Any], models: Sequence[Model], command: str) -> list[Row]:
@@ -126,12 +125,12 @@ def markdown(document: Mapping[str, Any]) -> str:
         f"{count} {document['split']} simulation{'s' * (count != 1)}, {document['num_weights']:,} weights, "
         f"forecast from `{document['init']}`. RMSE: root of the mean over simulations and predicted years.",
         "",
-        "| method | " + " | ".join(title for title, _, _ in COLUMNS) + " |",
-        "|---|" + "---:|" * len(COLUMNS),
     ]
-    for name, summary in document["methods"].items():
-        cells = [format_number(value_at(summary, (part, key))) for _, part, key in COLUMNS]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    cells = [
+        [name, *(format_number(value_at(summary, (part, key))) for _, part, key in COLUMNS)]
+        for name, summary in document["methods"].items()
+    ]
+    lines += table(["method", *(title for title, _, _ in COLUMNS)], cells).splitlines()
     lines += _last_year(document) + _scalars(document) + _wells(document)
     errors = [f"{e:+.2%}" for e in document["energy_balance_error"] if math.isfinite(e)]
     if errors:
@@ -148,44 +147,37 @@ def markdown(document: Mapping[str, Any]) -> str:
 
 def _last_year(document: Mapping[str, Any]) -> list[str]:
     last = len(document["methods"]["ours"]["by_year"]["rmse_T"])
-    lines = ["", f"| RMSE in the last year ({last}) | P bar | T degC |", "|---|---:|---:|"]
-    for name, summary in document["methods"].items():
-        p, t = (summary["by_year"][f"rmse_{c}"][-1] for c in "PT")
-        lines.append(f"| {name} | {format_number(_finite(p))} | {format_number(_finite(t))} |")
-    return lines
+    rows = {n: [s["by_year"][f"rmse_{c}"][-1] for c in "PT"] for n, s in document["methods"].items()}
+    return _number_table([f"RMSE in the last year ({last})", "P bar", "T degC"], rows)
 
 
 def _scalars(document: Mapping[str, Any]) -> list[str]:
-    lines = [
-        "",
-        "| field rate (ours) | MSE normalised | within 5 % | relative error |",
-        "|---|---:|---:|---:|",
-    ]
-    for name, values in document["scalars"].items():
-        cells = " | ".join(format_number(_finite(values[key])) for key in ("mse", "acc5", "rel"))
-        lines.append(f"| {name} | {cells} |")
-    return lines
+    heads = ["field rate (ours)", "MSE normalised", "within 5 %", "relative error"]
+    rows = {n: [values[key] for key in ("mse", "acc5", "rel")] for n, values in document["scalars"].items()}
+    return _number_table(heads, rows)
 
 
 def _wells(document: Mapping[str, Any]) -> list[str]:
     if not document["methods"]["ours"].get("wells"):
         return []
-    lines = [
-        "",
-        "| wells | mean T error, degC | T error in the last year | breakthrough error, years | "
-        "produced power, relative error |",
-        "|---|---:|---:|---:|---:|",
-    ]
+    heads = ["wells", "mean T error, degC", "T error in the last year", "breakthrough error, years"]
+    heads.append("produced power, relative error")
+    rows = {}
     for name, summary in document["methods"].items():
         wells = summary["wells"]
-        values = (
+        rows[name] = [
             wells["T_mae"],
             wells["T_mae_by_year"][-1],
             wells["breakthrough_error_years"],
             summary["produced_power_error"],
-        )
-        lines.append(f"| {name} | " + " | ".join(format_number(_finite(v)) for v in values) + " |")
-    return lines
+        ]
+    return _number_table(heads, rows)
+
+
+def _number_table(heads: Sequence[str], rows: Mapping[str, Sequence[float]]) -> list[str]:
+    """Return the lines of a table after an empty one; a value that is not finite has failed."""
+    cells = [[name, *(format_number(_finite(v)) for v in values)] for name, values in rows.items()]
+    return ["", *table(heads, cells).splitlines()]
 
 
 def _finite(value: float) -> float | None:

@@ -18,25 +18,6 @@ H5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5p
 GIB = 2**30
 
 
-def open_h5(path: str | Path) -> h5py.File:
-    """Open an HDF5 file for reading.
-
-    Raises:
-        DataError: it is missing, no HDF5 file, cut short, or open for writing elsewhere.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file, expected an HDF5 file; check the path")
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        if "unable to lock" in str(error):  # "sblock" stands in what is said of cut files
-            raise DataError(f"{path}: another process is writing this file; wait for it to end") from error
-        raise DataError(
-            f"{path}: cannot be opened as HDF5 ({error}); it is cut short or of another format, copy it again"
-        ) from error
-
-
 def dataset_of(file: h5py.File, name: str) -> h5py.Dataset:
     """Return dataset `name` ("Group/Name"), stored in this very file.
 

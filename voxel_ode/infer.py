@@ -284,8 +284,8 @@ def _run_group(
             writer.close(_attributes(config, models, init, given, lines))
     seconds = time.perf_counter() - started
     summaries = []
-    for path, sim, writer in zip(paths, sims, writers, strict=True):
-        summary = _summary(path, sim, writer, given, seconds / len(sims))
+    for path, writer in zip(paths, writers, strict=True):
+        summary = _summary(path, writer, given, seconds / len(sims))
         get_logger().info(summary["text"])
         summaries.append(summary)
     return summaries
@@ -331,9 +331,7 @@ def _attributes(
     }
 
 
-def _summary(
-    path: Path, sim: PreppedSim, writer: PredictionWriter, given: int, seconds: float
-) -> dict[str, Any]:
+def _summary(path: Path, writer: PredictionWriter, given: int, seconds: float) -> dict[str, Any]:
     """Return what is said of one simulation's forecast, with its line "text"."""
     predicted = writer.scores[given:]
     clipped = np.stack(writer.clipped).sum(axis=0)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common.conformal import conformal_rank
 from common.errors import DataError
 from common.files import read_json, write_json
 from voxel_ode.loading import Model
@@ -69,7 +70,7 @@ def conformal_factor(scores: np.ndarray, nominal: float = NOMINAL) -> float:
     n = len(scores)
     if n == 0:
         return math.nan
-    rank = min(n, math.ceil((n + 1) * nominal))
+    rank = min(n, conformal_rank(n, nominal))
     return float(np.partition(scores, rank - 1)[rank - 1])
 
 

@@ -14,7 +14,6 @@ from common import device as devices
 from common.checkpoint import Checkpoint
 from common.device import Precision, resolve_precision
 from common.errors import DataError, UserError
-from common.log import get_logger
 from common.run import Layout
 from voxel_ode.convolutions import BACKENDS, backends_of, set_backends
 from voxel_ode.dataset import read_stats
@@ -70,20 +69,11 @@ def find_checkpoint(path: str | Path) -> Path:
     """Return `path`; of the folder of a training or of its checkpoints the best one, and say which that is.
 
     Raises:
-        DataError: the folder has none; says what was searched.
+        DataError: the folder has none; names what was searched.
     """
-    path = Path(path)
-    if not path.is_dir():
-        return path
-    places = [path / Layout().checkpoints / Layout().best, path / Layout().best]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise DataError(
-            f"{path}: a folder without a best checkpoint; searched {', '.join(map(str, places))}; name the "
-            "checkpoint, or the folder of a training that has been evaluated once"
-        )
-    get_logger().info(f"{path}: its best checkpoint is {found}")
-    return found
+    names = (f"{Layout().checkpoints}/{Layout().best}", Layout().best)
+    advice = "name the checkpoint, or the folder of a training that has been evaluated once"
+    return checkpoints.file_of_run(path, names, advice)
 
 
 def load(path: str | Path, device: str | torch.device = "cpu", *, precision: str = "auto") -> Model:

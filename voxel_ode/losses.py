@@ -10,16 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-
-def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return the mean over samples of each sample's mean where `mask` is 1; 0 for a sample without cells.
-
-    Args:
-        values: [B, ...].
-        mask: 0 or 1, same shape.
-    """
-    axes = tuple(range(1, values.dim()))
-    return ((values * mask).sum(axes) / mask.sum(axes).clamp(min=1.0)).mean()
+from common.losses import masked_mean
 
 
 def grid_losses(
@@ -34,7 +25,8 @@ def grid_losses(
         units: u in normalised units, [2].
     """
     square = ((prediction - truth) / units[:, None, None, None]).square()
-    return masked_mean(square[:, 0], domains[:, 0]), masked_mean(square[:, 1], domains[:, 1])
+    pressure, temperature = (masked_mean(square[:, i], domains[:, i]).mean() for i in range(2))
+    return pressure, temperature
 
 
 def scalar_loss(prediction: torch.Tensor, truth: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:

@@ -215,12 +215,6 @@ class Normalizer:
         logged = torch.where(self.scalar_log1p.to(scalars) > 0, torch.log1p(scalars.clamp_min(0)), scalars)
         return (logged - self.scalar_mean.to(scalars)) / self.scalar_std.to(scalars)
 
-    def scalars_to_physical(self, scalars: torch.Tensor) -> torch.Tensor:
-        """Return the field rates [..., 5] of normalised ones: W, W, J, kg/s, kg/s."""
-        x = scalars * self.scalar_std.to(scalars) + self.scalar_mean.to(scalars)
-        flags = self.scalar_log1p.to(scalars) > 0
-        return torch.where(flags, torch.expm1(torch.where(flags, x, 0.0)), x)
-
     def params(self, params: torch.Tensor) -> torch.Tensor:
         """Return the parameters [..., P] as the network takes them: raw, or z-scored."""
         if self.params_raw:

@@ -229,11 +229,10 @@ class RateForecast:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Rate factors [W] and what the network predicts for them: energy (J), excess pressure (bar2), score."""
+    """Rate factors [W] and what the network predicts for them: energy (J) and score."""
 
     factors: np.ndarray
     energy_j: float
-    excess_bar2: float
     score: float
 
 
@@ -263,7 +262,7 @@ def search(
         energy, excess = forecast.energy(free)
         scale = scale or max(abs(float(energy.detach())), 1.0)
         score = energy / scale - PENALTY * excess
-        values = [float(x.detach()) for x in (energy, excess, score)]
+        values = [float(x.detach()) for x in (energy, score)]
         if not math.isfinite(values[-1]):
             raise DivergedError(
                 f"{forecast.sim.path}: the predicted energy of iteration {i} is not finite; lower --lr, "

@@ -55,7 +55,7 @@ def optimise(config: OptimiseConfig, options: MachineOptions) -> dict[str, Any]:
         result |= {"checkpoint": str(model.path), **describe_run("voxel_ode", options.seed)}
         write_json(config.save_path, result)
         if config.figures:
-            draw(config.save_path.with_suffix(".png"), sim, result, candidates, runs)
+            draw(config.save_path.with_suffix(".png"), sim, result, runs)
         get_logger().info(result["text"])
         return result
 
@@ -160,7 +160,6 @@ def draw(
     path: Path,
     sim: PreppedSim,
     result: dict[str, Any],
-    candidates: Sequence[Candidate],
     runs: Sequence[Outcome] | None,
 ) -> Path:
     """Draw the rates before and after, and the yearly power of the simulator with both."""

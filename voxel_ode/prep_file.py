@@ -13,8 +13,9 @@ import numpy as np
 
 from common.errors import DataError
 from common.files import atomic_path
+from common.hdf5 import open_h5
 from voxel_ode.config_prep import PrepConfig
-from voxel_ode.h5_files import attribute, open_h5
+from voxel_ode.h5_files import attribute
 from voxel_ode.prepped import PREPPED_SCHEMA, Shape, active_slabs, bounding_box, open_prepped
 from voxel_ode.raw import RawFile
 from voxel_ode.schema import SCHEMA, SENTINEL

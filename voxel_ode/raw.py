@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from common.errors import DataError
+from common.hdf5 import open_h5
 from voxel_ode.h5_files import (
     attribute,
     dataset_of,
     has_dataset,
-    open_h5,
     reading,
     require_budget,
     require_numbers,

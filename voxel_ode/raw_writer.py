@@ -11,8 +11,9 @@ import numpy as np
 
 from common.errors import DataError
 from common.files import atomic_path
+from common.hdf5 import open_h5
 from voxel_ode.case import Case
-from voxel_ode.h5_files import H5_ERRORS, dataset_of, open_h5
+from voxel_ode.h5_files import H5_ERRORS, dataset_of
 from voxel_ode.schema import (
     ATTR_CELL_SIZE,
     ATTR_DT_DAYS,

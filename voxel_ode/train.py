@@ -107,7 +107,7 @@ class VoxelTask(Task):
         self.normalization = {**splits.normalizer.state_dict(), "units": dict(splits.units)}
         self.model = build_model(config, splits.normalizer).to(guard.device)
         losses = UnrolledLoss(self.model, config.loss_weights, config.unroll_grad_steps)
-        self.ema = Ema(losses, config.ema_decay) if config.ema_decay else None
+        ema = Ema(losses, config.ema_decay) if config.ema_decay else None
         self.losses = distributed.parallel(losses)
         self.update = Updater(
             self.losses,
@@ -122,7 +122,7 @@ class VoxelTask(Task):
             ),
             max_norm=config.grad_clip,
             accumulate=config.accum_steps,
-            ema=self.ema,
+            ema=ema,
         )
         self._forward = devices.compile_if(compiled, self.losses)
         self.eval_every, self.rollout_every = eval_every, rollout_every
@@ -133,8 +133,7 @@ class VoxelTask(Task):
     @property
     def averaged(self) -> VoxelAutoRegressor:
         """The network that is scored and saved, in evaluation mode."""
-        model = self.ema.module.model if self.ema else self.model
-        return model.eval()  # type: ignore[return-value, operator]
+        return self.update.averaged.model.eval()  # type: ignore[return-value, operator]
 
     def choose_backends(self, shape: Sequence[int], allow_bf16: bool) -> None:
         """Choose how convolutions are computed for batches (B, D, H, W); see `convolutions`."""
@@ -150,8 +149,7 @@ class VoxelTask(Task):
     def use_backends(self, names: dict[str, str]) -> None:
         """Compute the convolutions, those of the averaged weights too, by these routes."""
         set_backends(self.model, names)
-        if self.ema:
-            set_backends(self.ema.module.model, names)  # type: ignore[arg-type]
+        set_backends(self.update.averaged.model, names)  # type: ignore[arg-type]
 
     def loss(self, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
         """Return the parts of the loss and their weighted sum "loss"."""
@@ -217,7 +215,7 @@ class VoxelTask(Task):
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return the averaged weights, or the plain ones without averaging."""
-        return plain_weights(self.ema.module.model if self.ema else self.model)  # type: ignore[arg-type]
+        return plain_weights(self.update.averaged.model)  # type: ignore[arg-type]
 
     def state_dict(self) -> dict[str, Any]:
         """Return network, optimizer, schedule, averages and how convolutions are computed."""

@@ -75,7 +75,7 @@ def train_on_channels(demo: Demo) -> float:
     """Make a map of channels and data of it, train; return the seconds of the training."""
     size = ["--height", "128", "--width", "128", "--num_sections", "1", "--wells_per_section", "0"]
     make = ["--kind", "channels", *size, "--out", f"{demo.shown}/data", "--overwrite"]
-    demo.step("a map of channels", "make_data.py", make)
+    demo.step("a map of channels", "make_data.py", make, 3)
     write_wells(demo.out / "data")
     train = ["--training_image", f"{demo.shown}/data/facies/channels_000.png", "--preset", "demo"]
     train += [
@@ -87,7 +87,7 @@ def train_on_channels(demo: Demo) -> float:
         f"{demo.shown}/cache",
         "--overwrite",
     ]
-    return demo.step("train from scratch", "train.py", train)
+    return demo.step("train from scratch", "train.py", train, 76)
 
 
 def write_wells(data: Path) -> None:
@@ -113,9 +113,9 @@ def measure(demo: Demo) -> None:
         "16",
     ]
     flags = [*model, "--comparison_plots", "--out", f"{demo.shown}/realisations", "--overwrite"]
-    demo.step("realisations through the wells", "generate.py", flags)
+    demo.step("realisations through the wells", "generate.py", flags, 5)
     flags = [*model, "--blending_count", "4", "--out", f"{demo.shown}/evaluation", "--overwrite"]
-    demo.step("measure beside the baselines", "evaluate.py", flags)
+    demo.step("measure beside the baselines", "evaluate.py", flags, 11)
 
 
 def real_image(folder: Path, demo: Demo) -> list[Picture]:

@@ -15,7 +15,7 @@ def run(argv: Sequence[str]) -> None:
     parsed = parse(
         argv, GenerateConfig, MachineOptions, description=__doc__, aliases={"seed": ("manual_seed",)}
     )
-    generate(parsed.config, parsed.run, parsed.origins)
+    generate(parsed.config, parsed.run)
 
 
 if __name__ == "__main__":

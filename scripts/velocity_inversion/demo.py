@@ -7,17 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from common.cli import main, option, parse
-from common.demo import Demo, DemoOptions, Step, run_step
+from common.demo import Demo, DemoOptions
 from velocity_inversion.train import MODEL_FILE
 
 QUESTION = "How fast is the rock, from raw shot gathers?"
 NEXT_COMMANDS = (
-    "python scripts/velocity_inversion/make_data.py --num_train 2000 --out data/vel",
-    "python scripts/velocity_inversion/train.py --train_data_path data/vel/train "
-    "--val_data_path data/vel/val --out results/velocity",
-    "python scripts/velocity_inversion/infer.py --test_data_path data/vel/test --output_path out/vel "
-    "--use_tta --refine 40",
-    "python scripts/velocity_inversion/prep_data.py --data_path MY_GATHERS --analyze --check_physics 5",
+    "python scripts/velocity_inversion/prep_data.py --data_path my_shots/train --analyze --check_physics 5",
+    "python scripts/velocity_inversion/train.py --train_data_path my_shots/train --out results/my_velocity",
+    "python scripts/velocity_inversion/infer.py --model_path results/my_velocity "
+    "--test_data_path my_shots/new --output_path out/my_velocity --use_tta",
+    "python scripts/velocity_inversion/refine.py --prediction_path out/my_velocity "
+    "--test_data_path my_shots/new --iterations 40 --out out/my_refined",
 )
 REFINED = 2  # samples refined
 ITERATIONS = 20
@@ -46,9 +46,9 @@ def run(argv: Sequence[str]) -> None:
     parsed = parse(argv, Config, DemoOptions, description=__doc__)
     demo = Demo("velocity_inversion", parsed.run)
     make = ["--preset", "demo", "--num_train", str(parsed.config.num_train), "--out", f"{demo.shown}/data"]
-    demo.step("sections and their gathers", "make_data.py", [*make, "--overwrite"])
+    demo.step("sections and their gathers", "make_data.py", [*make, "--overwrite"], 56)
     training_seconds = train_both(demo, parsed.config.train_cpu_s)
-    demo.step("measure on held-out samples", "evaluate.py", evaluation(demo))
+    demo.step("measure on held-out samples", "evaluate.py", evaluation(demo), 56)
     demo.save(
         demo.rows(training_seconds),
         title="velocity_inversion: velocity sections with uncertainty",
@@ -76,13 +76,13 @@ def train_both(demo: Demo, cpu_s: float) -> float:
         "1",
     ]
     shared += ["--overwrite", "--no_tensorboard"]
-    script = "velocity_inversion/train.py"
     shared += ["--num_models", "1", "--max_cpu_s", f"{cpu_s:g}"]
     ours = [*shared, "--out", f"{demo.shown}/train"]
     other = [*shared, "--model", "inversionnet", "--out", f"{demo.shown}/inversionnet"]
-    steps = Step("train the network", script, ours), Step("train InversionNet beside it", script, other)
     with ThreadPoolExecutor(2) as pool:
-        return max(pool.map(run_step, steps))
+        first = pool.submit(demo.step, "train the network", "train.py", ours, 83)
+        second = pool.submit(demo.step, "train InversionNet beside it", "train.py", other)
+        return max(first.result(), second.result())
 
 
 def evaluation(demo: Demo) -> list[str]:

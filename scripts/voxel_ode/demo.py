@@ -13,11 +13,13 @@ from common.demo import Demo, DemoOptions
 QUESTION = "How will this geothermal reservoir evolve?"
 CHECKPOINT = "train/checkpoints/best.pt"
 NEXT_COMMANDS = (
-    "python scripts/voxel_ode/check_h5.py FOLDER_OF_YOUR_SIMULATIONS",
-    "python scripts/voxel_ode/make_data.py --preset study --out data/voxel_ode/raw --workers 8",
-    "python scripts/voxel_ode/prep_data.py --input_root data/voxel_ode/raw --out_root ./data/prepped",
-    "torchrun --standalone --nproc_per_node=1 scripts/voxel_ode/train_ddp.py --preset study "
-    "--prepped_root ./data/prepped",
+    "python scripts/voxel_ode/check_h5.py my_simulations",
+    "python scripts/voxel_ode/prep_data.py --input_root my_simulations --out_root data/my_prepped",
+    "python scripts/voxel_ode/train.py --prepped_root data/my_prepped --out results/my_reservoir",
+    "python scripts/voxel_ode/evaluate.py --prepped_root data/my_prepped "
+    "--ckpt_path results/my_reservoir --out results/my_report",
+    "python scripts/voxel_ode/rollout.py --sim_path my_simulations/v2.4_0001.h5 "
+    "--ckpt_path results/my_reservoir --save_path out/predictions.h5 --vti out/paraview --csv out/wells.csv",
 )
 FIGURES = (
     ("slices_T_layer.png", "Temperature in the layer of the wells, held-out reservoir.", "temperature maps"),
@@ -46,7 +48,7 @@ def run(argv: Sequence[str]) -> None:
     make_and_prepare(parsed.config, demo)
     training_seconds = train(parsed.config, demo)
     forecast(demo)
-    measured = json.loads((demo.out / "evaluation/evaluate.json").read_text(encoding="utf-8"))
+    measured = json.loads((demo.out / "evaluation/evaluation.json").read_text(encoding="utf-8"))
     demo.save(
         demo.rows(training_seconds),
         title="voxel_ode: a geothermal reservoir, year after year",
@@ -61,7 +63,7 @@ def run(argv: Sequence[str]) -> None:
 def make_and_prepare(config: Config, demo: Demo) -> None:
     """Simulate reservoirs and prepare them."""
     made = ["--preset", config.size, "--out", f"{demo.shown}/raw", "--workers", str(config.workers)]
-    demo.step("reservoirs from the simulator", "make_data.py", [*made, "--overwrite"])
+    demo.step("reservoirs from the simulator", "make_data.py", [*made, "--overwrite"], 21)
     patch = ["32", "24", "24"] if config.size == "demo" else ["12", "10", "10"]
     held_out = ["--num_test", "2", "--num_val", "1"] if config.size == "demo" else ["--num_test", "1"]
     held_out += [] if config.size == "demo" else ["--num_val", "1"]
@@ -73,7 +75,7 @@ def make_and_prepare(config: Config, demo: Demo) -> None:
         "--patch_size",
         *patch,
     ]
-    demo.step("prepare", "prep_data.py", [*prepared, *held_out, "--overwrite"])
+    demo.step("prepare", "prep_data.py", [*prepared, *held_out, "--overwrite"], 6)
 
 
 def train(config: Config, demo: Demo) -> float:
@@ -86,14 +88,14 @@ def train(config: Config, demo: Demo) -> float:
         "--out",
         f"{demo.shown}/train",
     ]
-    return demo.step("train from scratch", "train.py", [*flags, "--overwrite"])
+    return demo.step("train from scratch", "train.py", [*flags, "--overwrite"], 102)
 
 
 def forecast(demo: Demo) -> None:
     """Measure on held-out reservoirs, then forecast one as a user would."""
     checkpoint = ["--ckpt_path", f"{demo.shown}/{CHECKPOINT}", "--pressure_sweeps", str(SWEEPS)]
     flags = ["--prepped_root", f"{demo.shown}/prepped", *checkpoint, "--out", f"{demo.shown}/evaluation"]
-    demo.step("measure on held-out reservoirs", "evaluate.py", [*flags, "--overwrite"])
+    demo.step("measure on held-out reservoirs", "evaluate.py", [*flags, "--overwrite"], 53)
     first = sorted((demo.out / "prepped/test").glob("*.prepped.h5"))[0].relative_to(demo.out)
     flags = ["--prepped_sim_path", f"{demo.shown}/{first}", *checkpoint]
     flags += [
@@ -102,7 +104,7 @@ def forecast(demo: Demo) -> None:
         "--csv",
         f"{demo.shown}/forecast/wells.csv",
     ]
-    demo.step("forecast one of them", "rollout.py", [*flags, "--overwrite"])
+    demo.step("forecast one of them", "rollout.py", [*flags, "--overwrite"], 10)
 
 
 def verdict(measured: dict[str, Any]) -> list[str]:

@@ -130,14 +130,14 @@ def test_from_data_to_report(tmp_path: Path):
     assert json.loads((tmp_path / "r/summary.json").read_text())["statistics"]["hard_data"][
         "accuracy_after_injection"
     ] == 1  # fmt: skip
-    report = json.loads((tmp_path / "report/evaluate.json").read_text())
+    report = json.loads((tmp_path / "report/evaluation.json").read_text())
     assert report["scores"]["ours"]["hard_match"] == 1 and "## Blending" in said_of(tmp_path, "report")
-    assert json.loads((tmp_path / "given/evaluate.json").read_text())["how_many"] == 3
+    assert json.loads((tmp_path / "given/evaluation.json").read_text())["how_many"] == 3
 
 
 def said_of(folder: Path, name: str) -> str:
     """Return the report as text."""
-    return (folder / name / "evaluate.md").read_text()
+    return (folder / name / "evaluation.md").read_text()
 
 
 def changed(field: dataclasses.Field[Any]) -> tuple[list[str], Any]:

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulgen_vae.config_files import CONDITION_KEYS, write_condition
+from simulgen_vae.config_files import CONDITION_KEYS
 from simulgen_vae.train import train
 from tests.cli.test_scripts import ROOT, call, error_of
 from tests.simulgen_vae.cases_vae import config, fields, options, params, write_data, write_pictures
+from tests.simulgen_vae.conditions import write_condition
 
 CPU = ["--device", "cpu", "--threads", "1", "--precision", "fp32"]
 DATA_TOOLS = ("make_data", "prep_data")

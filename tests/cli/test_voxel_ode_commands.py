@@ -105,7 +105,9 @@ def test_from_simulations_to_forecasts(tmp_path: Path):
         assert code == 0, said
         assert name in ("rollout_inference", "export") or said.count("next: python scripts/") == 1, said
     assert "predictions.pvd" in said
-    assert {"evaluate.json", "evaluate.md", "results.json"} == {p.name for p in (tmp_path / "ev").iterdir()}
+    assert {"evaluation.json", "evaluation.md", "results.json"} == {
+        p.name for p in (tmp_path / "ev").iterdir()
+    }
     assert len(list((tmp_path / "vti").glob("*.vti"))) == 3 and (tmp_path / "wells.csv").is_file()
 
 
@@ -134,7 +136,7 @@ def test_aliases_are_the_main_scripts(alias: str, main: str):
             "rollout",
             f"--sim_path {ONE} --ckpt_path data",
             3,
-            "searched data/checkpoints/best.pt, data/best.pt",
+            "data: is a folder, expected in it checkpoints/best.pt or best.pt",
         ),
         ("rollout", f"--sim_path {ONE} --ckpt_path predictions.h5", 3, "predictions.h5: "),
         ("rollout", f"--sim_path {ONE} --ckpt_path small.pt --tile 4 4", 2, "--tile 4 4: expected auto"),

@@ -1,4 +1,4 @@
-"""HDF5 files that lie: about the size of a dataset, where its values are, where its chunks lie."""
+"""HDF5 files that cannot be opened, or lie about sizes, where values are, where chunks lie."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from common.errors import DataError
-from common.hdf5 import require_inside, require_stored
+from common.hdf5 import open_h5, require_inside, require_stored
 
 
 def write(path: Path) -> list[tuple[int, int]]:
@@ -109,3 +109,31 @@ def test_lying_sizes_and_other_files(tmp_path: Path):
         h5.create_dataset("u", (1,), "f4", external=[(str(tmp_path / "secret"), 0, 4)])
     with h5py.File(tmp_path / "outside.h5") as h5, pytest.raises(DataError, match="values in other files"):
         require_inside(h5["u"], tmp_path / "outside.h5")
+
+
+def test_a_cut_file_is_not_taken_for_a_busy_one(tmp_path: Path):
+    """A file cut short is called that, although HDF5's message has the letters of "lock" in it."""
+    path = tmp_path / "v2.4_0001.h5"
+    with h5py.File(path, "w") as file:
+        file["x"] = np.zeros(50_000)
+    path.write_bytes(path.read_bytes()[:40_000])
+    with pytest.raises(DataError, match="cut short") as caught:
+        open_h5(path)
+    assert "another process" not in str(caught.value)
+
+
+def test_why_a_file_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A missing file, one that another process is writing and one of another format are each called that."""
+
+    def locked(*_args: object) -> None:
+        raise OSError("Unable to synchronously open file (unable to lock file, errno = 11)")
+
+    path = tmp_path / "a.h5"
+    with pytest.raises(DataError, match=r"a\.h5: no such file"):
+        open_h5(path)
+    path.write_bytes(b"text")
+    with pytest.raises(DataError, match="cannot be opened as HDF5 .*; expected u$"):
+        open_h5(path, "expected u")
+    monkeypatch.setattr(h5py, "File", locked)
+    with pytest.raises(DataError, match="another process is writing this file; wait"):
+        open_h5(path)

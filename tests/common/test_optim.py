@@ -178,6 +178,15 @@ def test_ema_formula():
     assert not ema.module.training and not any(p.requires_grad for p in ema.parameters())
 
 
+def test_averaged_network():
+    """An updater gives the averaged network, and without averaging the trained one, below its wrappers."""
+    module = network()
+    ema = Ema(module)
+    assert updater(module, ema=ema).averaged is ema.module
+    assert updater(module).averaged is module
+    assert updater(torch.compile(module)).averaged is module
+
+
 def test_ema_goes_on_after_reload():
     """An average that was saved and loaded moves on exactly as one that was not."""
     module = network(batch_norm=True)

@@ -243,3 +243,10 @@ def test_a_browser_shows_the_figures_from_the_file_system(tmp_path, width):
     shot = np.asarray(Image.open(tmp_path / "shot.png").convert("RGB"))
     assert shot.shape[1] == width
     assert (shot == (255, 0, 255)).all(-1).sum() > 10_000
+
+
+def test_table():
+    """A table has a line for its heads, one that aligns numbers to the right, and one a row."""
+    found = report.table(["method", "P", "T"], (cells for cells in (["ours", "1", "2"], ["none", "3", ""])))
+    assert found == "| method | P | T |\n|---|---:|---:|\n| ours | 1 | 2 |\n| none | 3 |  |\n"
+    assert report.table(["alone"], []) == "| alone |\n|---|\n"

@@ -15,7 +15,7 @@ import torch
 from common.checkpoint import Checkpoint
 from common.errors import DataError, UserError
 from common.log import get_logger
-from common.run import Layout, RunFolder, describe_run
+from common.run import Layout, MachineOptions, RunFolder, command_line_of, describe_run
 from common.store import CheckpointStore
 from tests.toy import ToyConfig
 from tests.toy_runs import fork, load, options, run, status, train, wait
@@ -267,3 +267,17 @@ def test_full_disk_in_a_training(tmp_path: Path):
     assert load(out / "checkpoints" / "last.pt")["step"] == 6
     assert not list(out.rglob("*.part"))
     assert train(out, ToyConfig(steps=12), resume="auto").step == 18
+
+
+def test_command_line_repeats_the_figures():
+    """A stored command tells what is always told, then every changed flag but those that change no figure."""
+    config, machine = ToyConfig(), MachineOptions(seed=3, device="cpu", overwrite=True)
+    assert command_line_of("scripts/a.py", config, MachineOptions()) == "python scripts/a.py"
+    found = command_line_of("scripts/a.py", config, machine, given=["--model", "a b"])
+    assert found == "python scripts/a.py --model 'a b' --seed 3"
+    name = dataclasses.fields(ToyConfig)[0].name
+    changed = dataclasses.replace(config, **{name: getattr(config, name) + 1})
+    assert f"--{name} " in command_line_of("scripts/a.py", changed, machine)
+    assert command_line_of("scripts/a.py", changed, machine, leave_out=[name], places=["seed", "device"]) == (
+        "python scripts/a.py --overwrite true"
+    )

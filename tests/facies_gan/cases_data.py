@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from facies_gan.images import write_png
+from facies_gan.metrics_patterns import CopyCheck
 from facies_gan.palette import Palette
 
 COLORS4 = np.array([(0, 0, 0), (0, 0, 255), (0, 255, 0), (255, 0, 0)], dtype=np.uint8)  # sorted by R, G, B
@@ -41,3 +42,8 @@ def write_root(root: Path, stems: tuple[str, ...] = ("a", "b"), shape: tuple[int
     for stem, grid in labels.items():
         write_png(root / "facies" / f"{stem}.png", palette.to_rgb(grid))
     return labels
+
+
+def is_copy(check: CopyCheck) -> bool:
+    """Return whether patches resemble the reference more than it resembles itself."""
+    return check.median > check.band_95

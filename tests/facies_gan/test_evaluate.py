@@ -64,7 +64,7 @@ def test_report_of_a_model(model: Path, tmp_path: Path):
         model_path=model, hard_data=wells, **{**FEW, "figures": True}, blending_count=2, holdout_wells=1
     )
     rows = evaluate(config, CPU, tmp_path / "report")
-    found = json.loads((tmp_path / "report/evaluate.json").read_text())
+    found = json.loads((tmp_path / "report/evaluation.json").read_text())
     scores = found["scores"]
     assert set(scores) == {"ours", "unconditioned", "paste", "tgs"}
     assert scores["ours"]["hard_match"] == scores["paste"]["hard_match"] == scores["tgs"]["hard_match"] == 1
@@ -81,7 +81,7 @@ def test_report_of_a_model(model: Path, tmp_path: Path):
     assert sum(shares) == pytest.approx(1) and found["hard_data"][0]["after_share"] == 1
     errors = [row["ours"]["error"] for row in found["facies"]]
     assert np.mean(errors) == pytest.approx(scores["ours"]["proportion"])
-    text = (tmp_path / "report/evaluate.md").read_text()
+    text = (tmp_path / "report/evaluation.md").read_text()
     assert all(MEASURES[name].name in text for name in ("connectivity", "mph4", "seam_ratio"))
     assert "## Blending" in text and "## Calibration" in text and "half vs half" in text
     (line,) = (row for row in text.splitlines() if row.startswith("| bodies"))
@@ -154,7 +154,7 @@ def test_report_of_sections(tmp_path: Path):
         model_path=run, reference=data, first_section=2, blending_count=1, **{**FEW, "figures": True}
     )
     evaluate(config, CPU, tmp_path / "report")
-    found = json.loads((tmp_path / "report/evaluate.json").read_text())
+    found = json.loads((tmp_path / "report/evaluation.json").read_text())
     assert found["sections"] == 2 and found["num_data"] == 0 and set(found["scores"]) == {"ours", "tgs"}
     assert 0 <= found["scores"]["ours"]["cell_accuracy"] <= 1 and 0 < found["row_guess_accuracy"] <= 1
     assert "transiogram" in found["scores"]["ours"]
@@ -182,7 +182,7 @@ def test_files_of_any_simulator(tmp_path: Path, kind: str):
         write_npy(folder / "all.npy", np.stack(grids))
     config = EvaluateConfig(realisations=folder, reference=tmp_path / "image.png", **FEW)
     evaluate(config, CPU, tmp_path / "report")
-    found = json.loads((tmp_path / "report/evaluate.json").read_text())
+    found = json.loads((tmp_path / "report/evaluation.json").read_text())
     expected = M.compare(grids, image, 2, max_lag=8)
     assert found["ours"] == "given" and found["scores"]["given"]["mph3"] == pytest.approx(expected["mph3"])
     assert found["scores"]["given"]["connectivity"] == pytest.approx(expected["connectivity"])
@@ -199,11 +199,11 @@ def test_the_reference_itself_is_perfect(tmp_path: Path):
         realisations=tmp_path / "made", reference=tmp_path / "image.png", hard_data=wells, **FEW
     )
     evaluate(config, CPU, tmp_path / "report")
-    found = json.loads((tmp_path / "report/evaluate.json").read_text())
+    found = json.loads((tmp_path / "report/evaluation.json").read_text())
     given = found["scores"]["given"]
     assert all(given[name] == 0 for name in ("proportion", "variogram", "connectivity", "mph2", "mph4"))
     assert given["hard_match"] == 1 and given["seam_ratio"] == found["reference"]["seam_ratio"]
-    assert given["copy_median"] == 1 and "Parts are copied" in (tmp_path / "report/evaluate.md").read_text()
+    assert given["copy_median"] == 1 and "Parts are copied" in (tmp_path / "report/evaluation.md").read_text()
 
 
 def test_bad_realisations(tmp_path: Path):
@@ -341,7 +341,7 @@ def test_image_of_bands_is_written(tmp_path: Path):
     write_npy(tmp_path / "made/0.npy", bands((40, 50)))
     config = EvaluateConfig(realisations=tmp_path / "made", reference=tmp_path / "image.png", **FEW)
     evaluate(config, CPU, tmp_path / "report")
-    assert json.loads((tmp_path / "report/evaluate.json").read_text())["shape"] == [40, 50]
+    assert json.loads((tmp_path / "report/evaluation.json").read_text())["shape"] == [40, 50]
     wells = hard_data(tmp_path / "wells.dat", bands(), [3])
     with pytest.raises(UserError, match="40 x 50 cells, the reference 32 x 40"):
         evaluate(replace(config, hard_data=wells), CPU, tmp_path / "other")

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import resource
-import sys
-import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from common.checkpoint import Checkpoint, save
-from common.device import resolve_precision
 from common.run import MachineOptions
-from fault_seg import infer as infer_module
 from fault_seg.config import DataConfig
 from fault_seg.config_infer import InferConfig
 from fault_seg.make_data import make_data
-from fault_seg.maps import Model
 from fault_seg.model import HEADS, build_network
 
 SHAPE = (24, 20, 16)
@@ -66,37 +58,3 @@ def infer_config(input_path: Path, model: Path, output: Path, **changes: Any) ->
     """Return a configuration without figures."""
     config = InferConfig(input=str(input_path), model=str(model), output=str(output), figures=False)
     return replace(config, **changes)
-
-
-class CheapNetwork(nn.Module):
-    """All outputs of `hr` from the image alone, voxel by voxel: what is left is the cost of streaming."""
-
-    multiple = 16
-    local_outputs = {"fault": ("fault_logit",)}
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Return fault_logit, orient, dhr and delta."""
-        return {"fault_logit": x, "orient": x.expand(-1, 6, -1, -1, -1), "dhr": x, "delta": 0 * x}
-
-
-def measure_memory(argv: Sequence[str]) -> None:
-    """Infer a raw cube with a cheap network and print {base, peak, seconds} of this process as JSON."""
-    folder, n1, n2, n3, budget = Path(argv[0]), *map(int, argv[1:4]), float(argv[4])
-    torch.set_num_threads(1)
-    cpu = torch.device("cpu")
-    precision = resolve_precision("fp32", cpu)
-    model = Model(CheapNetwork().eval(), "hr", "infer", HEADS, {}, Path("cheap"), "", cpu, precision)
-    infer_module.load = lambda *_, **__: model
-    noisy_layers((32, 32, 32)).transpose(2, 1, 0).tofile(folder / "warm.bin")
-    run = infer_config(folder / "warm.bin", Path(), folder / "warm", n1=32, n2=32, n3=32, max_memory=budget)
-    infer_module.infer(run, QUICK)
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    started = time.perf_counter()
-    run = replace(run, input=str(folder / "big.bin"), output=str(folder / "big"), n1=n1, n2=n2, n3=n3)
-    infer_module.infer(run, QUICK)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"base": base * 1024, "peak": peak * 1024, "seconds": time.perf_counter() - started}))
-
-
-if __name__ == "__main__":
-    measure_memory(sys.argv[1:])

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from fault_seg.angles import (
-    angle_between_deg,
     angles_from_normal,
     fold_dip,
     normal_from_angles,
     normal_from_outer,
     outer_from_normal,
 )
+from tests.fault_seg.planes import angle_between_deg
 
 
 def _grid() -> tuple[torch.Tensor, torch.Tensor]:

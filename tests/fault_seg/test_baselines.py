@@ -8,7 +8,7 @@ import pytest
 from common.noise import numpy_stream
 from fault_seg import baselines
 from fault_seg.metrics import tune_threshold
-from fault_seg.metrics_fault import average_precision, fault_masks, tolerant_iou
+from fault_seg.metrics_fault import average_precision, fault_masks, tolerant_f1, tolerant_iou_of
 
 
 def layers(time: np.ndarray) -> np.ndarray:
@@ -43,7 +43,7 @@ def test_coherence_finds_a_planted_fault():
     assert likelihood.max() <= 1
     assert average_precision(likelihood, labels) > 6 * labels.mean()
     threshold = tune_threshold([likelihood], [labels])
-    assert tolerant_iou(*fault_masks(likelihood, labels, threshold)) > 0.7
+    assert tolerant_iou_of(tolerant_f1(*fault_masks(likelihood, labels, threshold))) > 0.7
     assert likelihood[labels > 0].mean() > 10 * likelihood[:, :8].mean()
 
 

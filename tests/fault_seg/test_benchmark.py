@@ -13,11 +13,14 @@ import pytest
 import torch
 
 from benchmarks import _fault_seg_quality as quality
+from benchmarks import _fault_seg_survey as surveys
+from benchmarks import _table
 from benchmarks import fault_seg as benchmark
 from fault_seg.config import TRAIN_PRESETS
 from fault_seg.infer import load
 from fault_seg.model import HEADS
 from tests.fault_seg.cases import make_cubes, save_model
+from tests.fault_seg.volume_files import make_segy
 
 Lines = dict[str, dict[str, Any]]
 
@@ -35,6 +38,7 @@ def measured(cubes: Path, folder: Path, case: str, networks: str) -> Lines:
     benchmark.run([*flags, "--result", str(folder / "r.json"), "--figure", str(folder / "curves.png")])
     result = json.loads((folder / "r.json").read_text())[case]
     assert result["settings"]["networks"] == networks.split() and result["seconds"] > 0
+    assert result["settings"]["cpu_seconds"] == 0.4 and result["command"] == _table.command_line()
     return {line["what"]: line for line in result["rows"]}
 
 
@@ -142,3 +146,93 @@ def test_contestants_are_trained_alike(cubes: Path):
         for name, value in {"hr": 1, "mtl": 4, "mtl_adamw": 2}.items()
     }
     assert {line["value"] for line in quality.ratio_rows(losses)} == {0.5}
+
+
+def by_name(rows: quality.Rows) -> Lines:
+    """Return lines by what they say."""
+    return {line["what"]: line for line in rows}
+
+
+def test_streaming_is_measured_on_a_sparse_file(monkeypatch: pytest.MonkeyPatch):
+    """Two sizes go to the child, the second of twice the inlines; what they add and their ratio are told."""
+    seen = []
+
+    def child(_: str, folder: str, *words: int) -> dict[str, float]:
+        status = (Path(folder) / "big.bin").stat()
+        assert status.st_size == 4 * math.prod(words[:3])
+        assert status.st_blocks * 512 < 0.5 * status.st_size
+        seen.append(words)
+        base, added = 2**30, 2**28 * len(seen)
+        return {"base": base, "peak": base + added, "seconds": 9.0}
+
+    monkeypatch.setattr(surveys, "ask", child)
+    lines = by_name(surveys.streaming_rows(0.004, (32, 32), 0.25))
+    assert seen == [(32, 32, 488, 0.25), (32, 32, 976, 0.25)]
+    added, flat = list(lines.values())[1:3]
+    assert added["value"] == 0.5 and added["at_most"] == 0.375 and _table.wanted(added)[1] == "missed"
+    assert flat["value"] == pytest.approx(1.5 / 1.25) and flat["at_most"] == 1.05
+    assert "0.004 GB" in added["what"] and flat["baseline"] == "half the inlines"
+
+
+def test_streaming_in_this_process(tmp_path: Path):
+    """The child's work: a cube whose later inlines are a hole goes through the cheap network."""
+    with (tmp_path / "big.bin").open("wb") as file:
+        file.write(surveys.make_volume((32, 32, 4)).transpose(2, 1, 0).tobytes())
+        file.truncate(4 * 32**3)
+    found = surveys.measure_stream([str(tmp_path), "32", "32", "32", "0.25"])
+    assert found["peak"] >= found["base"] > 1e8 and found["seconds"] > 0
+    assert len(list(tmp_path.glob("big.*"))) == 1 + 5 + 1  # input, volumes, side-car
+
+
+def test_crop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """The network alone is timed in this process, the whole by the command line; absent data are told."""
+    assert surveys.crop_rows(tmp_path) == [] and "f3.sgy is not there" in capsys.readouterr().out
+    path = tmp_path / surveys.F3
+    path.parent.mkdir()
+    make_segy(path, surveys.make_volume((20, 17, 16)))
+    runs: list[tuple[object, ...]] = []
+
+    def script(_: Path, *words: object) -> str:
+        runs.append(words)
+        for name in ("fsem", "fdip", "fstrike", "rgt", "dhr")[: 5 if len(runs) == 1 else 4]:
+            Path(f"{words[3]}.{name}.sgy").touch()
+        return ""
+
+    monkeypatch.setattr(surveys, "run_script", script)
+    monkeypatch.setattr(surveys, "REPEATS", 1)
+    network, wall = surveys.crop_rows(tmp_path)
+    assert network["value"] > 0 and network["unit"] == "CPU s" and network["at_most"] == 2.0
+    assert wall["at_most"] is None and runs[0][1] == path
+    with pytest.raises(RuntimeError, match="five"):
+        surveys.crop_rows(tmp_path)
+
+
+def test_seams_and_gpu_rows_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Overlapping tiles lie nearer to the whole cube than abutting ones; seconds are those of the network."""
+    abutting, blended = surveys.seam_rows((32, 32, 64), block=32, overlap=16)
+    assert 0 < blended["value"] < abutting["value"] and blended["baseline"] == "abutting tiles"
+    assert blended["ratio"] == pytest.approx(blended["value"] / abutting["value"], rel=1e-4)
+    monkeypatch.setattr(surveys, "REPEATS", 1)
+    model = str(save_model(tmp_path / "model.ckpt"))
+    network, whole = surveys.gpu_rows(torch.device("cpu"), (24, 20, 16), "fp32", model)
+    assert network["what"] == "16 x 20 x 24, fp32: network" and network["at_most"] == 5.0
+    assert 0 < network["value"] < whole["value"]
+
+
+def test_cases_without_their_means(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Without a GPU its case is told and stores nothing; --help names every case."""
+    if not torch.cuda.is_available():
+        benchmark.run(["--case", "gpu", "--result", str(tmp_path / "r.json")])
+        assert "GPU rows skipped" in capsys.readouterr().out and not (tmp_path / "r.json").exists()
+    with pytest.raises(SystemExit):
+        benchmark.run(["--help"])
+    said = capsys.readouterr().out
+    assert all(case in said for case in benchmark.CASES) and "Case streaming" in said
+
+
+def test_the_streaming_case_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It has a result of its own, with its command."""
+    monkeypatch.setattr(benchmark, "streaming_rows", lambda gb: [_table.row("a", gb, "GB")])
+    benchmark.run(["--case", "streaming", "--stream_gb", "3", "--result", str(tmp_path / "r.json")])
+    stored = json.loads((tmp_path / "r.json").read_text())
+    assert stored["streaming"]["rows"][0]["value"] == 3 and stored["streaming"]["command"]

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common import figures
 from common.errors import DataError, StrataError, UserError
 from common.report import Row, load_rows
 from fault_seg import evaluate as module
 from fault_seg.config_infer import EvaluateConfig
 from fault_seg.evaluate import MEASURES, evaluate, held_out
-from fault_seg.evaluate_figures import reliability
+from fault_seg.evaluate_figures import absolute_error, draw_gallery, reliability
 from fault_seg.evaluate_refine import verdict, verdict_table
 from fault_seg.infer import load, predict
 from fault_seg.maps import Model
@@ -244,3 +245,26 @@ def test_output_that_cannot_be_written(cubes: Path, model_path: Path, tmp_path: 
     (tmp_path / "out").write_text("mine")
     with pytest.raises(UserError, match="cannot be made a folder"):
         evaluate(EvaluateConfig(str(model_path), cubes), QUICK, tmp_path / "out")
+
+
+def test_gallery_shows_the_error_of_each_cube(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """|probability - truth| on one scale 0..1 ends each row of the gallery; unlabelled voxels have none."""
+    labels = np.array([[0.0, 1.0], [-1.0, 1.0]], np.float32)
+    found = np.array([[0.25, 0.25], [0.5, 1.0]], np.float32)
+    expected = [[0.25, 0.75], [np.nan, 0.0]]
+    np.testing.assert_allclose(absolute_error(found, labels), expected)
+    drawn: list[tuple[str, np.ndarray, object]] = []
+    real = figures.section
+
+    def spy(ax: object, values: np.ndarray, **more: Any) -> object:
+        drawn.append((more.get("value_label", ""), np.asarray(values), more.get("limits")))
+        return real(ax, values, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(figures, "section", spy)
+    cube = {"image": np.zeros((3, 2, 2), np.float32), "fsem": np.stack([labels] * 3)}
+    probability = {"ours": [np.stack([found] * 3)], "coherence": [np.zeros((3, 2, 2), np.float32)]}
+    draw_gallery(tmp_path / "gallery.png", [cube], probability, {0: "worst"})
+    assert len(drawn) == 5 and (tmp_path / "gallery.png").is_file()
+    name, values, limits = drawn[-1]
+    assert name == "|probability \N{MINUS SIGN} truth|" and limits == (0.0, 1.0)
+    np.testing.assert_allclose(values, expected)

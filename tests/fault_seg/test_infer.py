@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import _fault_seg_survey
+from benchmarks._child import ask
 from common.errors import DataError
 from fault_seg import survey
 from fault_seg.angles import fold_dip
@@ -370,15 +368,5 @@ def test_memory_is_bounded(tmp_path: Path, n3: int, budget: float):
     with open(tmp_path / "big.bin", "wb") as file:
         for _ in range(n3 // 64):
             file.write(piece)
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.fault_seg.cases", str(tmp_path), *map(str, (n1, n2, n3, budget))],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout)
+    seen = ask(_fault_seg_survey.__file__, tmp_path, n1, n2, n3, budget)
     assert seen["peak"] - seen["base"] <= 1.5 * budget * 2**30, seen

@@ -40,12 +40,12 @@ def random_pair(seed: int = 0, n: int = 12) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(("shift", "expected"), [(0, 1.0), (1, 1.0), (2, 1.0)])
 def test_tolerance_forgives_two_voxels(shift, expected):
     """A plane shifted by up to two voxels along its normal is a perfect answer at tolerance 2."""
-    assert mf.tolerant_iou(plane(shift), plane(0)) == expected
+    assert mf.tolerant_iou_of(mf.tolerant_f1(plane(shift), plane(0))) == expected
 
 
 def test_tolerance_ends_at_two_voxels():
     """A plane shifted by three voxels is a miss at tolerance 2."""
-    assert mf.tolerant_iou(plane(3), plane(0)) == 0.0
+    assert mf.tolerant_iou_of(mf.tolerant_f1(plane(3), plane(0))) == 0.0
 
 
 @pytest.mark.parametrize("shift", [1, 2, 3, 5])

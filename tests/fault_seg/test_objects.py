@@ -27,6 +27,12 @@ from fault_seg.objects_files import write_fault_files, write_horizon_files
 SHAPE = (48, 44, 40)
 
 
+def geometry_of_voxels() -> SurveyGeometry:
+    """Return a geometry whose numbers and coordinates are voxel indices."""
+    y, x = np.meshgrid(np.arange(SHAPE[1]), np.arange(SHAPE[2]), indexing="ij")
+    return SurveyGeometry(np.arange(SHAPE[2]), np.arange(SHAPE[1]), x.astype(float), y.astype(float))
+
+
 def planes(
     angles: list[tuple[float, float]],
     centres: list[tuple[float, float, float]],
@@ -56,7 +62,7 @@ def test_two_crossing_planes_are_two_faults():
     """Two planes that cross are two faults, each with its dip, strike and azimuth within two degrees."""
     fsem, dip, strike = CROSSING
     faults = find_faults(fsem, dip, strike)
-    rows = fault_table(faults, fsem, SurveyGeometry.of_grid(SHAPE))
+    rows = fault_table(faults, fsem, geometry_of_voxels())
     assert len(rows) == 2
     first, second = sorted(rows, key=lambda row: row["strike_deg"])
     assert first["dip_deg"] == pytest.approx(65, abs=2)
@@ -101,7 +107,7 @@ def test_a_gap_without_fault_separates():
 
 def test_nothing_to_find():
     """A volume below the threshold has no faults and empty tables."""
-    geometry = SurveyGeometry.of_grid(SHAPE)
+    geometry = geometry_of_voxels()
     fsem = np.full(SHAPE, 0.4, dtype=np.float32)
     faults = find_faults(fsem, fsem, fsem)
     assert not faults.volume(SHAPE).any()

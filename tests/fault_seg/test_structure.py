@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fault_seg.angles import angle_between_deg, normal_from_angles
+from fault_seg.angles import normal_from_angles
 from fault_seg.folding import Folding, draw_erosion, draw_folding
 from fault_seg.structure import (
     Fault,
@@ -19,6 +19,7 @@ from fault_seg.structure import (
     sheet,
 )
 from fault_seg.synthetic import draw_style, preset, undo_history
+from tests.fault_seg.planes import angle_between_deg
 
 SHAPE = (64, 64, 64)
 

@@ -14,7 +14,6 @@ from fault_seg import slabs, volume_readers, volume_writers
 from fault_seg.volumes import (
     FORMATS,
     open_volume,
-    open_writer,
     open_writers,
     output_path,
     read_volume,
@@ -25,6 +24,7 @@ from tests.fault_seg.volume_files import (
     ORIGIN,
     SHAPE,
     SPACING,
+    open_writer,
     plain,
     position_cube,
     survey,

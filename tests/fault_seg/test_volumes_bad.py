@@ -17,7 +17,6 @@ from fault_seg.volumes import (
     check_finite,
     format_of,
     open_volume,
-    open_writer,
     open_writers,
     output_path,
     read_sidecar,
@@ -29,6 +28,7 @@ from fault_seg.volumes import (
 from tests.fault_seg.volume_files import (
     SHAPE,
     SPACING,
+    open_writer,
     plain,
     position_cube,
     survey,

@@ -10,7 +10,8 @@ import numpy as np
 import segyio
 
 from fault_seg.segy import open_segy
-from fault_seg.slabs import Volume
+from fault_seg.slabs import Volume, VolumeWriter
+from fault_seg.volumes import open_writers
 
 SHAPE = (9, 5, 4)
 SPACING, ORIGIN = (2.0, 12.5, 25.0), (100.0, -3.0, 7.5)
@@ -108,3 +109,16 @@ def survey(folder: Path) -> Path:
         str(path), np.ascontiguousarray(position_cube(*SHAPE).transpose(2, 1, 0)), dt=4000
     )
     return path
+
+
+def open_writer(
+    prefix: str | Path,
+    attribute: str,
+    format: str,  # noqa: A002
+    like: Volume,
+    *,
+    units: str = "",
+    **settings: Any,
+) -> VolumeWriter:
+    """Open the writer of a single attribute; `settings` are those of `open_writers`."""
+    return open_writers(prefix, {attribute: units}, format, like, **settings)[attribute]

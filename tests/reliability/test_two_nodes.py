@@ -13,7 +13,7 @@ from tests.launch import Job, torchrun
 from tests.reliability.five import BY_NAME
 from tests.toy_runs import differences, load
 
-pytestmark = [pytest.mark.reliability, pytest.mark.promise("R4", package="fault_seg")]
+pytestmark = pytest.mark.promise("R4", package="fault_seg")
 QUIET = "--device cpu --threads 1 --precision fp32 --tensorboard false --num_workers 0 --no_rgt --no_dhr"
 SIZE = "--steps 4 --batch_train 1 --crop 16 --dist_timeout 120"
 

@@ -24,7 +24,6 @@ from simulgen_vae.config_files import (
     read_condition,
     read_preset,
     resolve,
-    write_condition,
 )
 from simulgen_vae.launch import (
     LaunchConfig,
@@ -36,6 +35,7 @@ from simulgen_vae.launch import (
 )
 from tests.cli.test_scripts import ROOT, call
 from tests.simulgen_vae.cases_vae import write_data
+from tests.simulgen_vae.conditions import write_condition
 from tests.toy_runs import run
 
 PRESET = "# header\n2  # data set\n4\n64 32 16\n8 8\n"

@@ -23,7 +23,9 @@ from simulgen_vae import compare, gallery
 from simulgen_vae import evaluate as evaluation
 from simulgen_vae.config_tools import EvaluateConfig
 from simulgen_vae.evaluate import evaluate
+from simulgen_vae.gp2 import Gp2
 from simulgen_vae.model_files import find_model, read_candidates, read_surrogate
+from simulgen_vae.pairs import LatentNetPredictor, pair_of
 from simulgen_vae.train import train
 from tests.launch import ROOT
 from tests.simulgen_vae.cases_vae import config, fields, options, params, write_data
@@ -160,6 +162,26 @@ def test_several_posterior_draws(trained: Path, tmp_path: Path):
     method = found["methods"]["vae_autoencoding"]
     assert np.isfinite(method["summary"]["relative_l2"]) and 0 < method["spread_of_draws"] < 1
     assert "mean of 3 draws" in method["note"] and found["methods"]["ours"]["spread_of_draws"] is None
+
+
+def test_rows_count_what_ships(trained: Path, report: Path):
+    """Networks count by the weights that predict, a Gaussian process alone by what was fitted; never by 0."""
+    surrogate = read_surrogate(trained)
+    counted = evaluation.parameters_of(surrogate)
+    assert {row.parameters for row in load_rows(report / "results.json") if row.baselines} == {counted}
+    found = json.loads((report / "evaluation.json").read_text())
+    assert found["methods"]["ours"]["parameters"] == counted
+    sizes = {"num_rows": 7, "num_inputs": 2, "num_outputs": 4, "num_components": 2}
+    config = {"shape": [5, 3], "features": {"num_params": 2}, "process": {"family": "matern52", **sizes}}
+    process = Gp2(config)
+    alone = evaluation.parameters_of(replace(surrogate, predictor=process))
+    assert alone == 2 * 2 + 2 + 1 + 4 + 7 * 4  # lengths, logits, noise, mean, coefficients
+    vae, conditioner = surrogate.vae, surrogate.conditioner
+    assert conditioner is not None
+    net = LatentNetPredictor({"kind": "vae_net"}, vae, conditioner)
+    weights = sum(p.numel() for part in (conditioner, vae.decoder, vae.linear) for p in part.parameters())
+    for predictor in (net, pair_of(process, net, 0.5)):
+        assert evaluation.parameters_of(replace(surrogate, predictor=predictor)) == weights > 0
 
 
 def test_what_the_training_was_told(trained: Path, tmp_path: Path):

@@ -14,15 +14,15 @@ import torch
 
 from common.errors import UserError
 from common.run import MachineOptions
-from common.vtk import read_vti
 from simulgen_vae import export as export_module
 from simulgen_vae.config_infer import ExportConfig
 from simulgen_vae.export import ParityError, export, exported_program, held_out, relative_difference
 from simulgen_vae.graph import load
 from simulgen_vae.infer import predict
-from simulgen_vae.mesh_files import CELL_TYPES, Mesh, grid_spacing, read_vtu, write_series, write_vtu
+from simulgen_vae.mesh_files import CELL_TYPES, Mesh, grid_spacing, write_series, write_vtu
 from tests.simulgen_vae.cases_infer import KINDS, QUICK, make_model, write_table
 from tests.simulgen_vae.cases_predictors import FRAMES, NX, NY, bumps
+from tests.vtk_files import read_vti, read_vtu
 
 NODES = NX * NY
 

@@ -10,7 +10,8 @@ import torch
 
 from common.checkpoint import load as load_checkpoint
 from common.errors import DataError, UserError
-from tests.velocity_inversion.cases import CPU, RUN, tiny_config
+from tests.toy_runs import records
+from tests.velocity_inversion.cases import CPU, RUN, rank_config, tiny_config
 from velocity_inversion.config_tools import EvaluateConfig, InferConfig
 from velocity_inversion.evaluate import evaluate
 from velocity_inversion.infer import infer, load
@@ -45,6 +46,19 @@ def test_resume_equals_the_uninterrupted_run(data: Path, trained: Path, tmp_path
     for member in (0, 1):
         expected, found = weights(trained, member), weights(tmp_path / "run", member)
         assert all(torch.equal(expected[name], found[name]) for name in expected), member
+
+
+def test_two_batches_a_step_equal_a_larger_one(data: Path, tmp_path: Path):
+    """One sample at a time, two a step, is a step on two samples: members and diffusion stage."""
+    config = replace(rank_config(data, tmp_path / "cache", batch_size=2), stage="all", diffusion_steps=2)
+    train(config, replace(RUN, out=tmp_path / "whole"))
+    train(replace(config, batch_size=1, accumulate=2), replace(RUN, out=tmp_path / "parts"))
+    for stage in ("member_00", "diffusion"):
+        whole, parts = (records(tmp_path / run / stage) for run in ("whole", "parts"))
+        assert len(whole) == len(parts) > 0
+        for line, other in zip(whole, parts, strict=True):
+            scores = {k: v for k, v in line.items() if k.startswith("valid_") or k == "train_loss"}
+            assert scores == pytest.approx({k: other[k] for k in scores}, rel=1e-4), stage
 
 
 def test_inference_writes_what_it_says(data: Path, trained: Path, tmp_path: Path):

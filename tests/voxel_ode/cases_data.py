@@ -9,9 +9,11 @@ from typing import Any
 
 import h5py
 import numpy as np
+import torch
 
 from common.run import BasicOptions
 from voxel_ode.config_prep import PrepConfig
+from voxel_ode.normalize import Normalizer
 from voxel_ode.prep import prep_data
 
 SHAPE = (7, 6, 5)
@@ -175,3 +177,10 @@ def prepared(folder: Path, count: int = 4, raw: dict[str, Any] | None = None, **
     write_folder(folder / "raw", count, **(raw or {}))
     prep_data(config(folder / "raw", folder / "prepped", **flags), BasicOptions())
     return folder / "prepped"
+
+
+def physical_scalars(maps: Normalizer, normalized: torch.Tensor) -> torch.Tensor:
+    """Return the field rates [..., 5] of normalised ones: W, W, J, kg/s, kg/s."""
+    x = normalized * maps.scalar_std.to(normalized) + maps.scalar_mean.to(normalized)
+    flags = maps.scalar_log1p.to(normalized) > 0
+    return torch.where(flags, torch.expm1(torch.where(flags, x, 0.0)), x)

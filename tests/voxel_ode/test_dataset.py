@@ -14,7 +14,7 @@ import torch
 from common.errors import DataError, UserError
 from common.guard import nonfinite_source
 from common.sampling import Draw, StepSampler, train_loader
-from tests.voxel_ode.cases_data import NUM_STEPS, SHAPE, prepared, truth, write_raw
+from tests.voxel_ode.cases_data import NUM_STEPS, SHAPE, physical_scalars, prepared, truth, write_raw
 from voxel_ode.dataset import PatchDataset, PatchOptions, collate, open_split, wants_ram
 from voxel_ode.items import loss_mask, make_item
 from voxel_ode.prepped import PreppedSim, open_prepped
@@ -60,7 +60,7 @@ def test_an_item_is_the_patch(root: Path):
     assert (item["states"][:, 1].numpy()[:, ~active] == 0).all()
     assert (item["states"][:, 0].numpy()[:, ~flow] == 0).all()
     np.testing.assert_allclose(item["scalars_raw"], case.scalars[1:4], rtol=1e-6)
-    back = maps.scalars_to_physical(item["scalars"].double())
+    back = physical_scalars(maps, item["scalars"].double())
     np.testing.assert_allclose(back, case.scalars[2:4], rtol=1e-4)
     np.testing.assert_allclose(item["well_features"], sim.well_features[2:5], rtol=1e-6)
     np.testing.assert_allclose(item["rock"][1].numpy()[flow], case.grids["PermY"][box][flow], rtol=1e-6)

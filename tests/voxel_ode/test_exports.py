@@ -12,9 +12,9 @@ import pytest
 
 from common.errors import DataError, UserError
 from common.run import MachineOptions
-from common.vtk import read_vti
 from tests.voxel_ode.cases_data import prepared
 from tests.voxel_ode.cases_rollout import rollout_config, save_model
+from tests.vtk_files import read_vti
 from voxel_ode.config_tools import ExportConfig
 from voxel_ode.exports import export
 from voxel_ode.infer import infer

@@ -9,18 +9,11 @@ import torch
 from torch import nn
 
 from tests.voxel_ode.cases_model import make_batch, make_fields, make_model, make_normalizer
-from voxel_ode.losses import grid_losses, masked_mean, scalar_loss, weighted_sum
+from voxel_ode.losses import grid_losses, scalar_loss, weighted_sum
 from voxel_ode.scalars import physical_rates, with_total
 from voxel_ode.units import WATER_HEAT_CAPACITY, YEAR
 from voxel_ode.unroll import UnrolledLoss, curriculum
 from voxel_ode.wells import WellReader, Wells
-
-
-def test_masked_mean():
-    """Each sample counts the same; cells outside the mask and samples without cells give nothing."""
-    values = torch.tensor([[1.0, 3.0, 100.0], [5.0, 7.0, 9.0], [50.0, 50.0, 50.0]])
-    mask = torch.tensor([[1.0, 1, 0], [0, 0, 1], [0, 0, 0]])
-    assert float(masked_mean(values, mask)) == pytest.approx((2 + 9 + 0) / 3)
 
 
 def test_grid_losses_count_in_their_units():

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from common.errors import DataError
-from tests.voxel_ode.cases_data import NUM_STEPS, SHAPE, prepared, truth
+from tests.voxel_ode.cases_data import NUM_STEPS, SHAPE, physical_scalars, prepared, truth
 from voxel_ode.dataset import read_stats
 from voxel_ode.normalize import Normalizer
 from voxel_ode.prepped import open_prepped
@@ -138,7 +138,7 @@ def test_maps_go_both_ways_and_travel(tmp_path: Path):
     )
     scalars = torch.from_numpy(truth(3).scalars)
     assert maps.scalar_log1p.tolist() == [1, 1, 1, 0, 0]
-    back = maps.scalars_to_physical(maps.scalars_to_normalized(scalars))
+    back = physical_scalars(maps, maps.scalars_to_normalized(scalars))
     torch.testing.assert_close(back, scalars, rtol=1e-9, atol=0)
     copy = Normalizer.from_dict(json.loads(json.dumps(maps.state_dict())))
     assert not maps.difference(copy) and copy.channel_range == maps.channel_range

@@ -10,7 +10,7 @@ import pytest
 
 from common.errors import DataError
 from tests.voxel_ode.cases_simulator import tiny_case
-from voxel_ode.case_files import case_from_file, case_of
+from voxel_ode.case_files import case_of
 from voxel_ode.config_prep import PrepConfig
 from voxel_ode.energy import discount_factors, pumping_power_w
 from voxel_ode.prep_file import write_prepped
@@ -48,7 +48,7 @@ def test_rebuilt_case(files: list[Path]):
     """A case from a raw or prepped file runs to the states of the file."""
     truth = simulate(tiny_case(), NUM_STEPS)
     for path in files:
-        run = simulate(case_from_file(path), NUM_STEPS)
+        run = simulate(case_of(open_simulation(path)), NUM_STEPS)
         np.testing.assert_allclose(run.temperature_c, truth.temperature_c, atol=1e-3)
         np.testing.assert_allclose(run.pressure_bar, truth.pressure_bar, atol=1e-2)
         np.testing.assert_allclose(run.scalars, truth.scalars, rtol=1e-5)
