@@ -26,7 +26,7 @@ from simulgen_vae.kernels import (
     maximise,
 )
 
-MAX_HYPER_ROWS = 800  # rows that choose the parameters
+MAX_HYPER_ROWS = 500  # rows that choose the parameters
 MAX_EXACT_ROWS = 2000  # rows that are conditioned on
 SCREEN_ROWS = 200  # rows on which the starts compete
 
