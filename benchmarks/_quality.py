@@ -19,12 +19,12 @@ class Rival:
     Attributes:
         measure: of the row.
         baseline: that it is compared with; without it there is no line.
-        times: that the value may be of the baseline's, at most.
+        times: that the value may be of the baseline's, at most; None = shown only.
     """
 
     measure: str
     baseline: str
-    times: float = 1.0
+    times: float | None = 1.0
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,10 @@ def _limit(value: float | None) -> float | None:
 
 
 def rounded(value: float) -> float | None:
-    """Return six digits of a number; None of one that is not finite."""
-    return float(f"{float(value):.6g}") if math.isfinite(value) else None
+    """Return six digits of a number, all of a whole one; None of one that is not finite."""
+    if not math.isfinite(value):
+        return None
+    return float(value) if float(value).is_integer() else float(f"{float(value):.6g}")
 
 
 def wanted(line: Mapping[str, Any]) -> tuple[str, str]:

@@ -81,9 +81,10 @@ def line_beside(found: Row, rival: Rival) -> dict[str, Any] | None:
     other = found.baselines.get(rival.baseline)
     if found.ours is None or other is None:
         return None
-    what, limit = f"{found.measure}, beside {rival.baseline}", rival.times * other
-    least = None if found.better == "lower" else limit
-    most = limit if least is None else None
+    what, limit = f"{found.measure}, beside {rival.baseline}", None
+    if rival.times is not None:
+        limit = rival.times * other
+    most, least = (limit, None) if found.better == "lower" else (None, limit)
     return row(
         what, found.ours, found.unit, most, least=least, baseline=rival.baseline, ratio=found.ours / other
     )

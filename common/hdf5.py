@@ -26,10 +26,12 @@ def open_h5(path: str | Path, advice: str = "it is cut short or of another forma
     """
     import h5py
 
-    if not Path(path).exists():
+    if not Path(path).is_file():
         raise DataError(f"{path}: no such file, expected an HDF5 file; check the path")
     try:
         return h5py.File(path, "r")
+    except PermissionError as error:
+        raise DataError(f"{path}: may not be read; check its permissions") from error
     except (OSError, ValueError) as error:
         if "unable to lock" in str(error):  # "sblock" stands in what is said of cut files
             raise DataError(f"{path}: another process is writing this file; wait for it to end") from error

@@ -207,11 +207,14 @@ def identity_basis(data: FieldData, rows: Sequence[int] | np.ndarray) -> Basis:
 
 
 def _width(width: int, data: FieldData, max_memory: float) -> int:
-    """Return how many sketch columns fit `max_memory` GiB: four arrays [D, width] and a trajectory."""
+    """Return how many sketch columns fit `max_memory` GiB: four arrays [D, width] and three trajectories.
+
+    A float64 file, a mirrored copy, or the statistics of a small mesh take two more beside the one.
+    """
     if max_memory <= 0:
         return width
     dim = data.num_nodes * data.num_fields
-    frames = data.num_frames + 2 * min(data.num_frames, FRAMES_AT_ONCE)
+    frames = 3 * data.num_frames
     left = max_memory * 2**30 - 4 * dim * frames
     fits = int(left // (4 * 4 * dim))
     if fits < OVERSAMPLING + 1:

@@ -74,7 +74,7 @@ def judge_diffusion(
 def diffusion_rows(first: Row, means: dict[str, float], count: int) -> list[Row]:
     """Return the rows of `judge_diffusion`'s means over `count` samples."""
     told = f"{count} sample{'s' if count > 1 else ''}"
-    spread = replace(first, better="higher", ours=means["spread"], baselines={})
+    first = replace(first, seconds=None)
     return [
         replace(
             first,
@@ -88,5 +88,4 @@ def diffusion_rows(first: Row, means: dict[str, float], count: int) -> list[Row]
             ours=means["near_with"],
             baselines={"without the well": means["near_without"]},
         ),
-        replace(spread, measure=f"spread of posterior samples, {told}"),
     ]

@@ -65,7 +65,7 @@ class TrainConfig:
     depth_weight: float = option(0.0, "by how much weights of MAPE and L2 fall from top to bottom")
     physics_every: int = option(10, "steps between waveform terms; 0 = never", unit="steps")
     physics_shots: int = option(1, "shots of a waveform term")
-    physics_samples: int = option(2, "samples of a waveform term")
+    physics_samples: int = option(2, "samples of a waveform term, in each batch")
     physics_start: float = option(0.3, "fraction of the training before the first waveform term")
     physics_grid_m: float = option(0.0, "cell of its simulation; 0 = the layout's", unit="m")
     schedule: str = option("cosine", "of the learning rate", choices=("cosine", "warm_restarts"))

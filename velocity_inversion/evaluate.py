@@ -23,11 +23,11 @@ from velocity_inversion.config_tools import EvaluateConfig
 from velocity_inversion.dataset import ShotDataset
 from velocity_inversion.ensemble import Ensemble, require_survey
 from velocity_inversion.equal_time import train_both, trainings
-from velocity_inversion.evaluate_rows import Scores, coverage_row, member_rows, score_rows
+from velocity_inversion.evaluate_rows import Scores, member_rows, score_rows
 from velocity_inversion.infer import half_width_factor, load
 from velocity_inversion.metrics import by_family, coverage, family_summaries, mape, section_scores, summary
 from velocity_inversion.predictions import Tta, predict_members
-from velocity_inversion.robustness import Degraded, changes, ratio_table, robustness, robustness_rows
+from velocity_inversion.robustness import Degraded, changes, ratio_table, robustness
 from velocity_inversion.sections import draw_coverage, draw_sections
 from velocity_inversion.sources import Source, open_source
 from velocity_inversion.waveform_scores import (
@@ -173,10 +173,9 @@ def _report(
     document["mae_by_family"] = families
     rows = score_rows(scores, ensemble, compared.cpu_s, command_of(config, options))
     rows += member_rows(rows[0], compared.members, ensemble.path)
-    rows.append(coverage_row(rows[0], document["coverage"], "measured"))
     if config.misfit_samples:
         document["waveform_misfit"] = waveform_misfits(sections, test, config.misfit_samples)
-        rows.append(misfit_row(rows[0], document["waveform_misfit"], config.misfit_samples))
+        rows.append(misfit_row(rows[0], document["waveform_misfit"], min(config.misfit_samples, len(test))))
     if config.refine and config.refine_samples:
         parts = sections[OURS], truth, test, out
         document["refinement"] = refinement(config, *parts)
@@ -184,15 +183,13 @@ def _report(
     if config.diffusion_samples:
         judged = ensemble, test, sections[OURS], compared.sigma, config.diffusion_samples, device
         document["diffusion_m_s"] = judge_diffusion(*judged, options.seed)
-        rows += diffusion_rows(rows[0], document["diffusion_m_s"], config.diffusion_samples)
+        rows += diffusion_rows(rows[0], document["diffusion_m_s"], min(config.diffusion_samples, len(test)))
     if config.robustness:
         clean = {name: float(np.mean([r["mae"] for r in scores[name]])) for name in compared.models}
         document["mae_over_clean"] = robustness(compared.models, test, truth, clean, device)
         ratios = ratio_table(document["mae_over_clean"]).rstrip()
         get_logger().info(f"MAE over that of clean gathers\n{ratios}")
         document["coverage"]["noise, 20 dB"] = _noisy_coverage(ensemble, compared, device)
-        rows += robustness_rows(rows[0], document["mae_over_clean"])
-        rows.append(coverage_row(rows[0], document["coverage"], "noise, 20 dB"))
     write_json(out / "evaluation.json", document)
     write_text(out / "evaluation.md", markdown_table(rows))
     save_rows(out / "results.json", rows)

@@ -1,4 +1,4 @@
-"""Rows of an evaluation: scores beside baselines, members beside their means, coverage of the half-widths."""
+"""Rows of an evaluation: scores beside baselines, members beside their means."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from common.errors import DataError
 from common.files import read_json
+from common.log import get_logger
 from common.optim import parameter_count
 from common.report import Row
 from velocity_inversion.ensemble import Ensemble
@@ -62,24 +63,13 @@ def member_rows(first: Row, members: Mapping[str, Any], model: Path) -> list[Row
 
     Returns:
         no rows for a single member.
-
-    Raises:
-        DataError: ensemble.json lacks what a training writes.
     """
     if len(members["each"]) == 1:
         return []
     found = {"MAPE of weighted members": members}
     path = model.with_name("ensemble.json")
     if path.is_file():
-        advice = "delete it, or train the ensemble again"
-        stored = read_json(path, advice)
-        try:
-            found["validation MAPE of weighted members"] = {
-                name: stored[f"mape_{key}"]
-                for name, key in (("each", "members"), ("uniform", "uniform"), ("weighted", "weighted"))
-            }
-        except (KeyError, TypeError) as error:
-            raise DataError(f"{path}: no {error} in it; {advice}") from error
+        found |= _validation(path, len(members["each"]))
     return [
         replace(
             first,
@@ -92,7 +82,15 @@ def member_rows(first: Row, members: Mapping[str, Any], model: Path) -> list[Row
     ]
 
 
-def coverage_row(first: Row, found: Mapping[str, float], name: str) -> Row:
-    """Return the share of cells whose truth lies inside the half-width, `found` being shares by name."""
-    measure = f"cells inside the {found['nominal']:g} band" + ("" if name == "measured" else f", {name}")
-    return replace(first, measure=measure, unit="share", better="higher", ours=found[name], baselines={})
+def _validation(path: Path, count: int) -> dict[str, dict[str, Any]]:
+    """Return what a training wrote of its `count` members; nothing, with a warning, if that is damaged."""
+    try:
+        stored = read_json(path, "its row is left out")
+        keys = (("each", "members"), ("uniform", "uniform"), ("weighted", "weighted"))
+        mape = {name: stored[f"mape_{key}"] for name, key in keys}
+        if len(mape["each"]) != count:
+            raise DataError(f"{path}: of {len(mape['each'])} members, the model has {count}")
+    except (DataError, KeyError, TypeError) as error:
+        get_logger().warning(f"warning: {path}: not what a training writes ({error}); its row is left out")
+        return {}
+    return {"validation MAPE of weighted members": mape}

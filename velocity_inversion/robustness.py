@@ -6,7 +6,6 @@ Letters: S shots, T time samples, R receivers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,11 @@ import torch
 from torch.utils.data import Dataset
 
 from common.noise import numpy_stream
-from common.report import Row, table
+from common.report import table
 from velocity_inversion.augment import Sample, change_peak, noise_like
 from velocity_inversion.dataset import ShotDataset
 from velocity_inversion.ensemble import Ensemble
 from velocity_inversion.predictions import predict_members
-from velocity_inversion.waveform_scores import OURS
 
 Change = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 
@@ -121,17 +119,3 @@ def ratio_table(found: Mapping[str, Mapping[str, float]]) -> str:
     models = list(next(iter(found.values())))
     rows = [[name, *(f"{ratios[model]:.2f}" for model in models)] for name, ratios in found.items()]
     return table(["change", *models], rows)
-
-
-def robustness_rows(first: Row, found: Mapping[str, Mapping[str, float]]) -> list[Row]:
-    """Return a row a change: our MAE over that of clean gathers, beside the other models' own ratios."""
-    return [
-        replace(
-            first,
-            measure=f"velocity MAE over that of clean gathers, {change}",
-            unit="-",
-            ours=ratios[OURS],
-            baselines={name: value for name, value in ratios.items() if name != OURS},
-        )
-        for change, ratios in found.items()
-    ]
