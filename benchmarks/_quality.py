@@ -94,5 +94,11 @@ class Case:
     document: str = "report/evaluation.json"
     needs: tuple[str, ...] = ()
 
+    @property
+    def told(self) -> str:
+        """The commands as one line, with short folders."""
+        lines = (line.format(work="out", data="data") for line in self.commands)
+        return " && ".join(f"python scripts/{line}" for line in lines)
+
 
 BELOW, ABOVE = (1.0, None), (None, 1.0)

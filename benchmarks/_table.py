@@ -201,16 +201,35 @@ def table(title: str, command: str, result: Mapping[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
+def outdated(results: Sequence[tuple[str, str, Mapping[str, Any]]], told: Mapping[str, str]) -> list[str]:
+    """Return what cases of quality.py were measured by other commands than today's, or not at all.
+
+    Args:
+        results: as `results_of` gives them.
+        told: today's commands of each case.
+    """
+    stored = {title.removeprefix("quality: "): command for title, command, _ in results}
+    other = [name for name, command in told.items() if stored.get(name, command) != command]
+    absent = [name for name in told if name not in stored]
+    named = (("Measured by earlier commands", other), ("Not measured yet", absent))
+    return [f"{what}: {'; '.join(names)}." for what, names in named if names]
+
+
 def main() -> int:
     """Write the table."""
+    sys.path.insert(0, str(ROOT))
+    from benchmarks._quality_cases import CASES
+
     paths = [path for path in sorted(RESULTS.glob("*.json")) if path.stem != "reliability"]
     results = [found for path in paths for found in results_of(path)]
+    old = outdated(results, {name: case.told for name, case in CASES.items()})
     lines = ["# Measured speed, memory and quality", ""]
     lines += [
         "`make bench` measures and writes this page; other seeds and the full size need `--long`, some cases",
         "real files. What a call does not measure keeps its earlier result. A ratio is that of the two",
         "things that its line names, in that order; without such names ours over the baseline.",
         "",
+        *(line for told in old for line in (told, "")),
         *overview(results),
     ]
     for found in results:

@@ -62,7 +62,6 @@ def measure(case: Case, data: Path, work: Path) -> tuple[Rows, str]:
         script, *flags = shlex.split(line.format(work=shlex.quote(str(work)), data=shlex.quote(str(data))))
         steps.append(Step(script, script, flags))
     seconds = [(step.script, run_step(step)) for step in steps]
-    told = " && ".join(f"python scripts/{line.format(work='out', data='data')}" for line in case.commands)
     rows = load_rows(work / case.results)
     absent = sorted(
         {*case.values, *case.ratios, *(r.measure for r in case.rivals)} - {r.measure for r in rows}
@@ -73,7 +72,7 @@ def measure(case: Case, data: Path, work: Path) -> tuple[Rows, str]:
     beside = [line_beside(by_measure[rival.measure], rival) for rival in case.rivals]
     figures = [line_of_figure(figure, case.document, work) for figure in case.figures]
     times = [row(f"{script}, wall", value, "s", case.seconds.get(script)) for script, value in seconds]
-    return [*(line_of(row, case) for row in rows), *filter(None, beside), *figures, *times], told
+    return [*(line_of(row, case) for row in rows), *filter(None, beside), *figures, *times], case.told
 
 
 def line_beside(found: Row, rival: Rival) -> dict[str, Any] | None:

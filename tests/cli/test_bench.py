@@ -202,6 +202,14 @@ def test_limits_without_a_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             quality.measure(case, tmp_path, tmp_path)
 
 
+def test_results_of_earlier_commands_are_named():
+    """A case whose commands changed since, and one without a result, stand at the top of the page."""
+    results = [("quality: a", "python a.py", {}), ("quality: b", "python b.py", {}), ("loop", "c", {})]
+    told = {"a": "python a.py", "b": "python b.py --new", "c, d": "python c.py"}
+    assert _table.outdated(results, told) == ["Measured by earlier commands: b.", "Not measured yet: c, d."]
+    assert not _table.outdated(results, {"a": "python a.py"})
+
+
 def test_what_was_not_measured_is_told():
     """A limit without a value, out of memory say, is no success; without misses there is no table."""
     lost, good = _table.row("a", float("nan"), "s", 1.0), _table.row("b", 0.5, "s", 1.0)
