@@ -13,10 +13,15 @@ def _snesim(key: str) -> Places:
     return tuple((name, f"scores/{name}/{key}") for name in ("snesim", "snesim, published"))
 
 
+def _apart(what: str, place: str, most: float, *own: tuple[str, str], unit: str = "-") -> Figure:
+    """Return the distance of a figure to another one, `own` (name, place), the first that is there."""
+    return Figure(what, place, unit, most, rivals=own, distance=True)
+
+
 def _entropy(cells: int) -> Figure:
-    what = f"entropy {cells} cells from data, distance to SNESIM's"
     key = f"entropy_{cells}"
-    return Figure(what, f"scores/ours/{key}", "bits", 0.15, rivals=_snesim(key), distance=True)
+    what = f"entropy {cells} cells from data, distance to SNESIM's"
+    return _apart(what, f"scores/ours/{key}", 0.15, *_snesim(key), unit="bits")
 
 
 def _drawn(wells: str) -> tuple[Figure, ...]:
@@ -143,22 +148,17 @@ FACIES = {
                 Figure(f"{what}, beside SNESIM", f"scores/ours/{key}", rivals=_snesim(key), times=1.0)
                 for key, what in BESIDE_SNESIM.items()
             ),
-            Figure(
-                "Gamma, distance to the image's",
-                "scores/ours/gamma",
-                most=0.1,
-                rivals=(("the image", "reference/gamma"),),
-                distance=True,
+            _apart(
+                "Gamma, distance to the image's", "scores/ours/gamma", 0.1, ("the image", "reference/gamma")
             ),
             Figure("bodies", "scores/ours/bodies", "each", rivals=(("the image", "reference/bodies"),)),
             Figure("mean entropy", "scores/ours/entropy", "bits", least=0.7),
             *(_entropy(cells) for cells in (1, 2, 4, 6, 10, 20)),
-            Figure(
+            _apart(
                 "seam ratio at 64 points, distance to the reference's own",
                 "blending/wells=64 points/methods/ours/seam_ratio",
-                most=0.3,
-                rivals=(("the reference", "blending/wells=64 points/methods/reference/seam_ratio"),),
-                distance=True,
+                0.3,
+                ("the reference", "blending/wells=64 points/methods/reference/seam_ratio"),
             ),
             *(figure for wells in WELLS for figure in _drawn(wells)),
             Figure(

@@ -217,7 +217,7 @@ def outdated(results: Sequence[tuple[str, str, Mapping[str, Any]]], told: Mappin
 
 def main() -> int:
     """Write the table."""
-    sys.path.insert(0, str(ROOT))
+    sys.path.insert(0, str(ROOT))  # the benchmarks are not installed
     from benchmarks._quality_cases import CASES
 
     paths = [path for path in sorted(RESULTS.glob("*.json")) if path.stem != "reliability"]

@@ -14,16 +14,22 @@ from common.vtk import Triple
 DTYPES = {"Float32": "f4", "Float64": "f8", "UInt8": "u1", "Int32": "i4", "Int64": "i8"}
 
 
+def _parts(path: str | Path, place: str) -> tuple[bytes, ElementTree.Element, int]:
+    """Return the bytes of a file, the element at `place` of its head, and where its values begin."""
+    data = Path(path).read_bytes()
+    match = re.search(rb"<AppendedData\s+encoding=\"raw\">\s*_", data)
+    assert match is not None
+    element = ElementTree.fromstring(data[: match.start()] + b"</VTKFile>").find(place)
+    assert element is not None
+    return data, element, match.end()
+
+
 def read_vti(path: str | Path) -> tuple[dict[str, np.ndarray], Triple, Triple]:
     """Return (arrays [Z, Y, X], spacing (dz, dy, dx), origin (top depth, y, x)) of a file of `write_vti`.
 
     A file that is cut fails an assertion.
     """
-    data = Path(path).read_bytes()
-    match = re.search(rb"<AppendedData\s+encoding=\"raw\">\s*_", data)
-    assert match is not None
-    image = ElementTree.fromstring(data[: match.start()] + b"</VTKFile>").find("ImageData")
-    assert image is not None
+    data, image, first = _parts(path, "ImageData")
     extent = [int(word) for word in image.get("WholeExtent", "").split()]
     dx, dy, dz = (float(word) for word in image.get("Spacing", "").split())
     x, y, z = (float(word) for word in image.get("Origin", "").split())
@@ -32,7 +38,7 @@ def read_vti(path: str | Path) -> tuple[dict[str, np.ndarray], Triple, Triple]:
         shape = tuple(n + (kind == "PointData") for n in (extent[5], extent[3], extent[1]))
         for entry in image.findall(f"Piece/{kind}/DataArray"):
             dtype = np.dtype("<" + DTYPES[entry.get("type", "")])
-            start = match.end() + int(entry.get("offset", "0"))
+            start = first + int(entry.get("offset", "0"))
             stored = int.from_bytes(data[start : start + 8], "little")
             assert stored == math.prod(shape) * dtype.itemsize and start + 8 + stored <= len(data)
             values = np.frombuffer(data, dtype, math.prod(shape), start + 8).reshape(shape)
@@ -46,15 +52,11 @@ def read_vtu(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndar
 
     A file that is cut fails an assertion.
     """
-    data = Path(path).read_bytes()
-    match = re.search(rb"<AppendedData\s+encoding=\"raw\">\s*_", data)
-    assert match is not None
-    piece = ElementTree.fromstring(data[: match.start()] + b"</VTKFile>").find("UnstructuredGrid/Piece")
-    assert piece is not None
+    data, piece, first = _parts(path, "UnstructuredGrid/Piece")
 
     def values_of(entry: ElementTree.Element) -> np.ndarray:
         dtype = np.dtype("<" + DTYPES[entry.get("type", "")])
-        start = match.end() + int(entry.get("offset", "0"))
+        start = first + int(entry.get("offset", "0"))
         stored = int.from_bytes(data[start : start + 8], "little")
         assert start + 8 + stored <= len(data)
         flat = np.frombuffer(data, dtype, stored // dtype.itemsize, start + 8)
